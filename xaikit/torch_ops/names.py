@@ -39,7 +39,7 @@ _ALIASES = """
     _grouped_mm:grouped_mm transformers::grouped_mm_fallback:grouped_mm
     _to_copy:to _unsafe_view:view lift_fresh:clone alias:contiguous rdiv:rtruediv
     native_channel_shuffle:channel_shuffle native_dropout:dropout _reshape_alias:reshape _index_put_impl:index_put
-    _adaptive_avg_pool2d:adaptive_avg_pool2d _adaptive_avg_pool3d:adaptive_avg_pool3d slice:narrow
+    _adaptive_avg_pool2d:adaptive_avg_pool2d _adaptive_avg_pool3d:adaptive_avg_pool3d
     _threshold:threshold _fused_rms_norm:rms_norm _sparse_mm:mm spmm:mm _sparse_addmm:addmm
 """
 SAME_WITHOUT = ("special_", "unsafe_", "_unsafe_")

@@ -118,12 +118,23 @@ class SplitStep(BlockStep):
         """The parts, differentiable."""
         if self.symmetric and self.at_zero is None:
             return SplitSymmetric.apply(parts, self)  # type: ignore[no-any-return]
-        of_r, of_total = self.function(parts[0]), self.function(parts[0] + parts[1])
-        if not self.symmetric:
-            return torch.stack([of_r, of_total - of_r])
-        lead = of_r - self.function(parts[1])
-        gain = of_total if self.at_zero is None else of_total - self.at_zero
-        return 0.5 * torch.stack([gain + lead, gain - lead])
+        of_s = self.function(parts[1]) if self.symmetric else parts[1]
+        gain = self.function(parts[0] + parts[1])
+        gain = gain if self.at_zero is None else gain - self.at_zero
+        return split_gain(self.function(parts[0]), of_s, gain, symmetric=self.symmetric)
+
+
+def split_gain(of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero: Tensor | None = None, *, symmetric: bool) -> Tensor:
+    """Split gain = f(r + s) - f(0), given f(r) and f(s), into stacked parts.
+
+    Symmetric: r' = (gain + f(r) - f(s)) / 2 and s' = (gain - f(r) + f(s)) / 2. Else r' = f(r) - f(0) and
+    s' = f(r + s) - f(r). Where r or s is exactly 0, its part is exactly 0.
+    """
+    if symmetric:
+        lead = of_r - of_s
+        return torch.stack([gain + lead, gain - lead]).mul_(0.5)
+    first = of_r if at_zero is None else of_r - at_zero
+    return torch.stack([first, gain - first])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
-from xaikit.core.torch_private import batch_of
+from xaikit.core.torch_private import batch_of, tree_map_only
 from xaikit.explainers.lrp.flow import Pass, UserRuled
 from xaikit.explainers.lrp.marks import GATE, PLAIN
 from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
@@ -167,19 +167,8 @@ def _user_ruled(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
         output = function(*args, **kwargs)
 
     def shares(relevance: Tensor, y: Tensor, *saved: Tensor) -> tuple[Any, ...]:
-        values = iter(saved)
-        inside = _replaced(trace, (args, kwargs), values)
+        places = dict(zip(map(id, operands), saved, strict=True))
+        inside = tree_map_only(Tensor, lambda x: places.get(id(x), x), (args, kwargs))
         return checked_shares(function, user_rule, user_rule(relevance, y, *inside[0], **inside[1]), operands)
 
     return trace.mark(UserRuled.apply(output, shares, trace.flow, *operands))
-
-
-def _replaced(trace: Trace, value: Any, values: Any) -> Any:
-    """Arguments with the saved tensors in the places of those that depend on the explained input."""
-    if isinstance(value, Tensor):
-        return next(values) if value in trace.marks else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_replaced(trace, v, values) for v in value)
-    if isinstance(value, dict):
-        return {k: _replaced(trace, v, values) for k, v in value.items()}
-    return value

@@ -18,7 +18,7 @@ from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules import by_kind
 from xaikit.explainers.cd.shares import ShareLostError
-from xaikit.torch_ops import calling_module, operation_name
+from xaikit.torch_ops import by_name, calling_module, operation_name
 
 
 def behind(dim: int) -> int:
@@ -116,12 +116,6 @@ def matrix_transpose(function: Any, input: Decomposed) -> Decomposed:
     return input if input.dim() < 2 else moved(input, lambda value: value.transpose(-2, -1))
 
 
-@cd_rule("transpose")
-def transpose(function: Any, input: Decomposed, dim0: int, dim1: int) -> Decomposed:
-    """Two dimensions swapped."""
-    return moved(input, lambda value: value.transpose(behind(dim0), behind(dim1)))
-
-
 @cd_rule("movedim")
 def movedim(function: Any, input: Decomposed, source: Any, destination: Any) -> Decomposed:
     """Dimensions moved elsewhere."""
@@ -137,12 +131,6 @@ def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Any:
     dims = range(input.dim()) if dim is None else (dim,) if isinstance(dim, int) else dim
     dims = {d % max(input.dim(), 1) for d in dims}
     return reshape(function, input, [size for d, size in enumerate(input.shape) if d not in dims or size != 1])
-
-
-@cd_rule("unsqueeze")
-def unsqueeze(function: Any, input: Decomposed, dim: int) -> Decomposed:
-    """A dimension of size 1 put in."""
-    return moved(input, lambda value: value.unsqueeze(behind(dim)))
 
 
 @cd_rule("expand", "broadcast_to")
@@ -183,28 +171,31 @@ def split_along(function: Any, input: Decomposed, size: Any) -> Any:
     return split(torch.tensor_split, input, size, dim)
 
 
-@cd_rule("unbind")
-def unbind(function: Any, input: Decomposed, dim: int = 0) -> Any:
-    """Slices along one dimension."""
-    return moved(input, lambda value: value.unbind(behind(dim)))
+FIRST_DIMS = {"unsqueeze": 1, "unbind": 1, "narrow": 1, "select": 1, "transpose": 2}
+"""Views, with how many of their arguments name a dimension; those come first."""
+
+
+@cd_rule(*FIRST_DIMS)
+def view(function: Any, input: Decomposed, *args: Any) -> Any:
+    """A dimension put in, slices or a stretch of one, two of them swapped."""
+    name = operation_name(function)
+    count = FIRST_DIMS[name]
+    dims, others = [behind(dim) for dim in args[:count] or (0,)], map(int, args[count:])
+    arguments = (*dims, *others)
+    return moved(input, lambda value: getattr(value, name)(*arguments))
 
 
 @cd_rule("__iter__")
 def iterate(function: Any, input: Decomposed) -> Any:
     """Slices along the first dimension."""
-    return iter(unbind(function, input, 0))
+    return iter(input.unbind())
 
 
-@cd_rule("narrow")
-def narrow(function: Any, input: Decomposed, dim: int, start: Any, length: int) -> Decomposed:
-    """A stretch of one dimension."""
-    return moved(input, lambda value: value.narrow(behind(dim), int(start), length))
-
-
-@cd_rule("select")
-def select(function: Any, input: Decomposed, dim: int, index: Any) -> Decomposed:
-    """One slice."""
-    return moved(input, lambda value: value.select(behind(dim), int(index)))
+@cd_rule("slice")
+def stretch(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
+    """A stretch of one dimension, as exported programs take it."""
+    a = by_name(function, (input, *args), kwargs)
+    return moved(input, lambda value: function(value, behind(a["dim"]), a["start"], a["end"], a["step"]))
 
 
 @cd_rule("diagonal")
