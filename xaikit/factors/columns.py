@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from typing import Annotated, Any, ClassVar
@@ -44,35 +45,42 @@ class Column(Factor):
         return f"column{'s' if len(listed) > 1 else ''} {', '.join(listed)}"
 
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
-        chosen = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
-        for index in (*self.indices, *(i for name in self.names for i in columns_of(name, context.facts))):
-            if not -x.shape[1] <= index < x.shape[1]:
-                raise InvalidInputError(f"there is no column {index} in a table of {x.shape[1]}")
-            chosen[index] = True
-        return torch.where(chosen, donors, x)
+        chosen = torch.tensor(_chosen(self.names, self.indices, context.facts.columns, x.shape[1]), device="cpu")
+        return torch.where(chosen.to(x.device), donors, x)
 
 
-def columns_of(name: str, facts: DataFacts) -> list[int]:
+@functools.lru_cache(maxsize=64)
+def _chosen(names: tuple[str, ...], indices: tuple[int, ...], columns: tuple[str, ...], width: int) -> list[bool]:
+    """Of each column of a table whether it is exchanged; a training asks this in every step."""
+    chosen = [False] * width
+    for index in (*indices, *(i for name in names for i in columns_of(name, columns))):
+        if not -width <= index < width:
+            raise InvalidInputError(f"there is no column {index} in a table of {width}")
+        chosen[index] = True
+    return chosen
+
+
+def columns_of(name: str, columns: tuple[str, ...]) -> list[int]:
     """The numbers of the columns of a name: its own, or those that begin with it.
 
     Args:
         name: of a column, or of a variable with several.
-        facts: with the names of all columns.
+        columns: the names of all.
 
     Raises:
         InvalidInputError: where the names are unknown.
         UnknownNameError: for a name that no column has.
     """
-    if not facts.columns:
+    if not columns:
         raise InvalidInputError(
             f"the column {name!r} needs the names of the columns, which are unknown; pass facts={{'columns': ...}}, or "
             "numbers"
         )
-    exact = [i for i, column in enumerate(facts.columns) if column == name]
+    exact = [i for i, column in enumerate(columns) if column == name]
     beginnings = tuple(name + joint for joint in JOINTS)
-    begun = [i for i, column in enumerate(facts.columns) if column.startswith(beginnings)]
+    begun = [i for i, column in enumerate(columns) if column.startswith(beginnings)]
     if not exact and not begun:
-        raise UnknownNameError(f"there is no column {name!r}{near_names(name, facts.columns)}")
+        raise UnknownNameError(f"there is no column {name!r}{near_names(name, columns)}")
     return exact or begun
 
 
@@ -99,7 +107,7 @@ class EachColumn(Family):
     def _member(self, group: list[int], facts: DataFacts) -> Factor:
         names = [facts.columns[i] for i in group] if facts.columns else []
         shared = os.path.commonprefix(names).rstrip(JOINTS)
-        if len(group) > 1 and shared and columns_of(shared, facts) == group:
+        if len(group) > 1 and shared and columns_of(shared, facts.columns) == group:
             return Column(names=(shared,), nature=self.nature)
         return Column(names=names, nature=self.nature) if names else Column(indices=tuple(group), nature=self.nature)
 

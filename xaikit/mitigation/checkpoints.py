@@ -63,8 +63,6 @@ def write(path: Path | InMemory, mitigator: Mitigator, parts: dict[str, Any], pr
     Raises:
         CheckpointError: where it cannot be written.
     """
-    if isinstance(path, InMemory) and path.closed:
-        return
     content = {
         "format": FORMAT,
         "settings": json.dumps(_settings(mitigator)),

@@ -229,11 +229,13 @@ class CollapseWatch:
     SHARE = 0.98  # of the predictions, from which on it counts as a collapse
     ENOUGH = 32  # predictions in an epoch; fewer are easily of one class
     BEFORE = 0.9  # of those of an earlier epoch, above which it was like that from the start
+    COUNTED_AT_ONCE = 64  # steps, so that counting costs a small net nearly nothing
 
     def __init__(self) -> None:
         self._least = 1.0
-        self._predicted: Tensor | None = None
-        self._labels: Tensor | None = None
+        self._classes = 0
+        self._steps: list[tuple[Tensor, Tensor]] = []  # predicted classes and labels of those not counted yet
+        self._counts: Tensor | None = None  # of both, for each class, (2, classes)
 
     def look(self, logits: Tensor, labels: Tensor) -> None:
         """Take a batch into account; what has no classes is passed over.
@@ -244,14 +246,22 @@ class CollapseWatch:
         """
         if labels.is_floating_point() or labels.shape != logits.shape[:1] or logits.ndim != 2 or logits.shape[1] < 2:
             return
-        with torch.no_grad():
-            ones = torch.ones(len(labels), device=logits.device)
-            zeros = torch.zeros(logits.shape[1], device=logits.device)
-            predicted = zeros.index_add(0, logits.argmax(1), ones)
-            is_class = ((labels >= 0) & (labels < logits.shape[1])).to(ones)  # a loss of the user's may ignore some
-            classes = zeros.index_add(0, labels.clamp(0, logits.shape[1] - 1), is_class)
-        self._predicted = predicted if self._predicted is None else self._predicted + predicted
-        self._labels = classes if self._labels is None else self._labels + classes
+        self._classes = logits.shape[1]
+        self._steps.append((logits.detach().argmax(1), labels))
+        if len(self._steps) == self.COUNTED_AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        """Add up what was noted."""
+        if not self._steps:
+            return
+        predicted, labels = map(torch.cat, zip(*self._steps, strict=True))
+        counts = torch.zeros(2, self._classes, device=labels.device)
+        is_class = ((labels >= 0) & (labels < self._classes)).to(counts)  # a loss of the user's may ignore some
+        counts[0].index_add_(0, predicted, torch.ones_like(is_class))
+        counts[1].index_add_(0, labels.clamp(0, self._classes - 1), is_class)
+        self._counts = counts if self._counts is None else self._counts + counts
+        self._steps = []
 
     def close_epoch(self, mitigator: Mitigator, *, is_last: bool, stacklevel: int) -> None:
         """Begin anew; after the last epoch warn of a collapse.
@@ -261,12 +271,12 @@ class CollapseWatch:
             is_last: whether the training ends.
             stacklevel: of the warning.
         """
-        counts, self._predicted, labels, self._labels = self._predicted, None, self._labels, None
-        if counts is None or labels is None:
+        self._count()
+        both, self._counts = self._counts, None
+        if both is None or float(both[0].sum()) < self.ENOUGH:
             return
-        if float(counts.sum()) < self.ENOUGH:
-            return
-        share, commonest = (float((c / c.sum().clamp_min(1)).max()) for c in (counts, labels))
+        counts = both[0]
+        share, commonest = (float((c / c.sum().clamp_min(1)).max()) for c in both)
         self._least = min(self._least, share)
         if is_last and share >= self.SHARE > commonest + 0.05 and self._least < self.BEFORE:
             warnings.warn(

@@ -69,11 +69,10 @@ def group_names(groups: Any, x: Any, y: Tensor, begin: int) -> list[Any]:
 
 def by_group(right: Tensor, groups: list[Any]) -> dict[Any, float]:
     """The share of right samples in each group, in the order of their names."""
-    members: dict[Any, list[int]] = {}
-    for row, name in enumerate(groups):
-        members.setdefault(name, []).append(row)
-    order = sorted(members, key=lambda name: (str(type(name)), name))
-    return {name: right[members[name]].double().mean().item() for name in order}
+    numbers: dict[Any, int] = {}
+    members = torch.tensor([numbers.setdefault(name, len(numbers)) for name in groups], device="cpu")
+    shares = (torch.bincount(members, weights=right.double()) / torch.bincount(members)).tolist()
+    return {name: shares[numbers[name]] for name in sorted(numbers, key=lambda name: (str(type(name)), name))}
 
 
 def accuracies(model: nn.Module, data: Any, groups: Any = None, head: str | int = "logits") -> dict[Any, float]:

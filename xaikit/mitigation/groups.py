@@ -15,7 +15,7 @@ from xaikit.core.private_arguments import private_copy
 
 
 def groups_of_function(groups: Callable[[Any, Any], Any], x: Any, y: Any, n: int) -> list[Any]:
-    """What a user's function (inputs, labels) says of n samples, as `read_group_names`; it may write into the inputs.
+    """What a user's function (inputs, labels) says of n samples, as `read_group_names`; it may write into them.
 
     Args:
         groups: the function.
@@ -26,7 +26,7 @@ def groups_of_function(groups: Callable[[Any, Any], Any], x: Any, y: Any, n: int
     Raises:
         InvalidInputError, InvalidTypeError: as for `read_group_names`.
     """
-    return read_group_names(groups(private_copy(x), y), n)
+    return read_group_names(groups(*private_copy((x, y))), n)
 
 
 def read_group_names(values: Any, n: int, *, begin: int = 0) -> list[Any]:
@@ -51,7 +51,9 @@ def read_group_names(values: Any, n: int, *, begin: int = 0) -> list[Any]:
     names = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(names) != n:
         raise InvalidInputError(f"groups must name one for each of the {begin + n} samples, got {begin + len(names)}")
-    nameless = next((i for i, v in enumerate(names) if v is None or (isinstance(v, float) and math.isnan(v))), None)
+    nameless = None
+    if any(issubclass(kind, (float, type(None))) for kind in set(map(type, names))):
+        nameless = next((i for i, v in enumerate(names) if v is None or (isinstance(v, float) and math.isnan(v))), None)
     if nameless is not None:
         raise InvalidInputError(
             f"groups must name one for each sample, and sample {begin + nameless} has {names[nameless]}"

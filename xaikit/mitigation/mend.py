@@ -121,6 +121,8 @@ def mend(  # noqa: PLR0913
         mitigators = [m.set_kwargs(head=head) for m in read_methods(methods, data, from_scratch=options.anew)]
         # Weights halfway to fresh ones cost what has been learnt slowly, so they are tried only where those given fail.
         attempts = [Attempt(with_training(m, data.training.size, **training)) for m in mitigators]
+        if methods is None and data.shortcut.kind == FACTOR:
+            attempts[1] = attempts[1]._replace(weaker=True)
         if methods is None and not options.anew and data.shortcut.kind in (FACTOR, REGION) and can_be_drawn_anew(model):
             attempts.insert(1, attempts[0]._replace(halfway=True))
         search.run(attempts, allowed)

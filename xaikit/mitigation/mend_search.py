@@ -68,10 +68,13 @@ class Attempt(NamedTuple):
     Attributes:
         mitigator: with the settings of its training.
         halfway: whether it begins with weights halfway to fresh ones.
+        weaker: whether it is an earlier one with a smaller weight, which helps where that one lost more than the
+            shortcut, or never left it, and not where it left too little.
     """
 
     mitigator: Mitigator
     halfway: bool = False
+    weaker: bool = False
 
     @property
     def key(self) -> str:
@@ -112,8 +115,11 @@ class MendSearch:
         failed: list[tuple[Mitigator, Exception]] = []
         self._fresh()  # a model that cannot be copied or drawn anew says so now
         with tqdm(total=len(attempts), disable=not self._options.progress, unit="method", desc="mend") as bar:
-            for number, attempt in enumerate(attempts):
-                if not self._affords(attempt, budget, number):
+            for attempt in attempts:
+                if attempt.weaker and not self._went_too_far():
+                    bar.update()
+                    continue
+                if not self._affords(attempt, budget, len(self.tries) - 1 + len(failed)):
                     self.stopped = Stopped.OUT_OF_TIME
                     break
                 try:
@@ -238,11 +244,10 @@ class MendSearch:
         )
 
     def _is_free(self, row: MendTry) -> bool:
-        """Whether the shortcut makes no difference to a try: none beyond what is allowed, or two standard errors."""
-        chance = 2 * math.sqrt(row.changed / self._data.held_out.size)
+        """Whether the shortcut makes no difference to a try: none beyond what is allowed, but for chance."""
+        error = math.sqrt(row.changed / self._data.held_out.size)
         gap = row.accuracy_kept - row.accuracy_exchanged
-        relies = row.changed - row.changed_within > RELIES
-        return not row.note and not relies and gap <= max(self._options.max_loss, chance)
+        return not row.note and not _relies(row) and gap <= max(self._options.max_loss + error, 2 * error)
 
     def _is_good(self, row: MendTry) -> bool:
         """Whether the shortcut makes no difference, and the worst group is as right as all, but for chance."""
@@ -256,6 +261,10 @@ class MendSearch:
     def _is_enough(self) -> bool:
         """Whether one is free of the shortcut."""
         return any(self._is_good(row) for row in self.tries[1:])
+
+    def _went_too_far(self) -> bool:
+        """Whether a try lost more than the shortcut or never left it; or there is none."""
+        return all(row.note or _relies(row) for row in self.tries[1:])
 
     def _affords(self, attempt: Attempt, budget: Budget, number: int) -> bool:
         """Whether another training is within the budget."""
@@ -289,6 +298,11 @@ class MendSearch:
         kind = _kind(mitigator)
         times = 1.0 if kind is None or kind in self._rates else RACED
         return times * step * mitigator.n_epochs * max(1, training.size // mitigator.batch_size)
+
+
+def _relies(row: MendTry) -> bool:
+    """Whether a try relies on the shortcut: more predictions change by another class's than by one's own."""
+    return row.changed - row.changed_within > RELIES
 
 
 def _kind(mitigator: Mitigator) -> tuple[Any, ...] | None:

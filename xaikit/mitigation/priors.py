@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -24,13 +24,14 @@ class AttributionPrior(AttributionMitigator):
     * ``prior="total_variation"``, for images and series: the mean over samples of the sum of |a_p - a_q| over
       neighbouring positions p, q, along each axis after the channels;
     * ``prior="sparsity"``: -G, with the Gini coefficient G = sum over i, j of |g_i - g_j| / (2 F sum g_i) of the F
-      features' global importances g_i = mean over samples of |a_i|. (The paper's term is -2 G.)
+      features' global importances g_i = mean over samples of |a_i|.
 
     ``normalization="total"`` first divides each attribution by its sample's sum of absolute values; otherwise the total
     variation falls if the attribution shrinks. A mask is optional; it says where the prior holds. A prior takes no
-    shortcut away, and `fit` says so where it is given a mask. The paper's
-    explanation is expected gradients, whose references are training samples:
-    ``AttributionPrior(explainer=ExpectedGradients(references=x_train[:200], n_iter=1))``.
+    shortcut away, and `fit` says so where it is given a mask.
+
+    The default differs from the paper, `AttributionPrior.published`, in its references, of which it has none: its
+    expected gradients begin at zero.
 
     >>> import torch
     >>> x, y = torch.rand(8, 4), torch.tensor([0, 1] * 4)
@@ -56,6 +57,21 @@ class AttributionPrior(AttributionMitigator):
     lambda_prior: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
     prior: Annotated[str, Categorical(*PRIORS, search=False), "what is expected"] = "total_variation"
     normalization: Annotated[str, Categorical("none", "total", search=False), "of each attribution"] = "none"
+
+    @classmethod
+    def published(cls, references: Any, **settings: Any) -> Self:
+        """The form of the paper: expected gradients of the label's logit, one draw a sample, from training samples.
+
+        Its sparsity term is -2 G, so `lambda_prior` is then doubled. Its total variation is a sum over the samples
+        where this is their mean.
+
+        Args:
+            references: training samples (K, ...), the background of the explanation; a few hundred will do.
+            settings: in place of others; `lambda_prior` is that of the paper.
+        """
+        explainer = {"name": "expected_gradients", "settings": {"references": references, "n_iter": 1}}
+        prior = cls(**{"explainer": explainer, **settings})
+        return prior if prior.prior != "sparsity" else prior.set_kwargs(lambda_prior=2 * prior.lambda_prior)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
         """The part's share of all samples, over which the penalty is a mean.

@@ -350,7 +350,7 @@ class Loop:
 
     def _write(self) -> None:
         path = self._options.checkpoint
-        if path is None or not self._first:
+        if path is None or not self._first or (isinstance(path, checkpoints.InMemory) and path.closed):
             return
         now = random_states.capture(self._source.generators)
         parts = {

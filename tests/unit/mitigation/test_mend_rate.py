@@ -143,6 +143,7 @@ def starts(result):
 
 def test_where_the_weights_given_fail_a_training_begins_halfway_to_fresh_ones(fooled, monkeypatch, tmp_path):
     monkeypatch.setattr(MendSearch, "_is_enough", lambda _self: False)
+    monkeypatch.setattr(MendSearch, "_went_too_far", lambda _self: True)
     options = {"n_epochs": 2, "progress": False}
     whole = mend(fooled, rows(), "column:indices=[0]", **options, folder=tmp_path)
     assert starts(whole) == ["", HALFWAY, ""]

@@ -11,6 +11,11 @@ import torch
 from torch import nn
 
 from xaikit.mitigation import mend
+from xaikit.mitigation.budget import read_budget
+from xaikit.mitigation.mend_data import read_data, read_shortcut
+from xaikit.mitigation.mend_methods import candidates
+from xaikit.mitigation.mend_result import MendTry
+from xaikit.mitigation.mend_search import Attempt, MendSearch, SearchOptions
 
 N = 400
 MASK = [1, 0, 0, 0, 0]
@@ -69,3 +74,25 @@ def test_many_points_lost_are_said_first():
     kept = dataclasses.replace(result, tries=[result.tries[0], mended])
     assert kept.verdict.startswith("does not rely on it any more: ")
     assert math.isclose(kept.tries[0].accuracy_kept, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "n_tried"),
+    [
+        ({"changed": 0.09}, 1),  # it leaves a gap of 6 points, which a smaller weight would widen
+        ({"changed": 0.5}, 2),  # it never left the shortcut
+        ({"note": "it collapsed to one class"}, 2),
+        ({"accuracy_exchanged": 0.875, "changed": 0.03}, 1),  # 2.5 points, of which 0.9 are a standard error: good
+    ],
+)
+def test_a_smaller_weight_is_tried_where_the_larger_one_went_too_far(monkeypatch, change, n_tried):
+    x, y = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)), torch.arange(2000) % 2
+    model = nn.Linear(4, 2)
+    data = read_data(model, (x, y), read_shortcut("column:indices=[0]"), None, None, 0)
+    search = MendSearch(model, data, SearchOptions(False, 0.02, "logits", 0, False))
+    row = dataclasses.replace(MendTry("counterexamples", 0.9, 0.84, 0.09), **change)
+    monkeypatch.setattr(search, "_try", lambda _: search.tries.append(row))
+    methods = candidates(data)
+    assert methods[1].lambda_ce < methods[0].lambda_ce
+    search.run([Attempt(methods[0]), Attempt(methods[1], weaker=True)], read_budget(None))
+    assert len(search.tries) - 1 == n_tried

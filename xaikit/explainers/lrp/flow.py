@@ -47,30 +47,44 @@ def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
     return relevance / nonzero(x).conj()
 
 
-class Ratio(torch.autograd.Function):
-    """R / d for R = g * y, as one autograd function, so that only its three operands are kept."""
+class Relevance(torch.autograd.Function):
+    """R = g * y, of which only the two factors are kept."""
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, g: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(g, y)
+        return nonzero(y).mul_(g)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        g, y = ctx.saved_tensors
+        by_g, by_y = ctx.needs_input_grad
+        return grads[0] * nonzero(y) if by_g else None, grads[0] * g if by_y else None
+
+
+class Ratio(torch.autograd.Function):
+    """R / d for R = g * y, of which g, y and d are kept; its gradient with respect to g and y goes by R."""
+
+    @staticmethod
+    def forward(ctx: Any, relevance: Tensor, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
         ctx.save_for_backward(g, y, d)
-        return nonzero(y).mul_(g).div_(d)
+        return relevance / d
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         g, y, d = ctx.saved_tensors
-        v = grads[0] / d
-        by_g, by_y, by_d = ctx.needs_input_grad
-        return (
-            v * nonzero(y) if by_g else None,
-            v * g if by_y else None,
-            -(v * g) * (nonzero(y) / d) if by_d else None,
-        )
+        by_relevance = grads[0] / d
+        if not ctx.needs_input_grad[3]:
+            return by_relevance, None, None, None
+        if torch.is_grad_enabled():
+            return by_relevance, None, None, -by_relevance * g * nonzero(y) / d
+        return by_relevance, None, None, (by_relevance * g).mul_(y).div_(d).neg_()
 
 
 def ratio(g: Tensor, y: Tensor, d: Tensor) -> Tensor:
     """R / d for the relevance R = g * y of an output y, and a denominator d of the same shape."""
     if torch.is_grad_enabled():
-        result: Tensor = Ratio.apply(g, y, d)
+        result: Tensor = Ratio.apply(Relevance.apply(g, y), g, y, d)
         return result
     return into(nonzero(y), g).div_(d)
 

@@ -85,7 +85,8 @@ def passed_on(hook: Any, operation: Operation) -> Formula:  # noqa: ARG001
 class SignedInputs:
     """An affine operation with a weight for positive inputs and another for negative ones.
 
-    Negative inputs cost a pass of their own only where there are any: after a ReLU there are none.
+    Negative inputs cost something only where there are any: after a ReLU there are none. A convolution takes them as
+    further channels, any other operation in a pass of their own.
     """
 
     def __init__(
@@ -94,27 +95,35 @@ class SignedInputs:
         self.hook, self.operation, self.x, self.bias = hook, operation, x, bias
         self.weight = weight if scale is None else scaled(weight, scale, operation)
         self.negative = x.numel() > 0 and bool(x.detach().amin() < 0)
-        self.weights: dict[int, Tensor] = {}
+        self.stacked = self.negative and operation.groups == 1 and operation.channel_dim >= 0 and weight.ndim > 2
+        self.inputs = [x] if not self.negative else [x.clamp(min=0), x.clamp(max=0)]
+        if self.stacked:
+            self.inputs = [torch.cat(self.inputs, operation.channel_dim)]
+        self.weights: dict[int, list[Tensor]] = {}
 
-    def _weight(self, index: int) -> Tensor:
+    def _weights(self, index: int) -> list[Tensor]:
+        """The weight of each input, by the hook's modifiers `index` (for x >= 0) and `index + 1` (for x < 0)."""
         if index not in self.weights:
-            self.weights[index] = parameter(self.hook, index, self.weight, "weight")
+            both = range(index, index + 1 + self.negative)
+            weights = [parameter(self.hook, i, self.weight, "weight") for i in both]
+            self.weights[index] = [torch.cat(weights, 1 - self.operation.out_dim)] if self.stacked else weights
         return self.weights[index]
 
     def forward(self, index: int) -> Tensor:
-        """The output of the hook's modifiers `index` (for x >= 0) and `index + 1` (for x < 0) together."""
-        bias = parameter(self.hook, index, self.bias, "bias")
-        if not self.negative:
-            return self.operation.forward(self.x, self._weight(index), bias)
-        positive = self.operation.forward(self.x.clamp(min=0), self._weight(index), bias)
-        return positive + self.operation.forward(self.x.clamp(max=0), self._weight(index + 1), None)
+        """The output for all inputs together."""
+        biases = (parameter(self.hook, index, self.bias, "bias"), None)
+        passes = zip(self.inputs, self._weights(index), biases, strict=False)
+        first, *others = (self.operation.forward(x, w, b) for x, w, b in passes)
+        return first + others[0] if others else first
 
     def backward(self, g: Tensor, index: int) -> Tensor:
         """The way back: W'^T g where x >= 0, W''^T g where x < 0."""
-        back = self.operation.transpose(g, self._weight(index), self.x)
+        passes = zip(self._weights(index), self.inputs, strict=True)
+        back = [self.operation.transpose(g, w, x) for w, x in passes]
         if not self.negative:
-            return back
-        return torch.where(self.x < 0, self.operation.transpose(g, self._weight(index + 1), self.x), back)
+            return back[0]
+        positive, negative = back[0].chunk(2, self.operation.channel_dim) if self.stacked else back
+        return torch.where(self.x < 0, negative, positive)
 
 
 def stabilised(z: Tensor, epsilon: float, sign: Tensor) -> Tensor:
