@@ -156,9 +156,9 @@ def decay_at_minimum(weights: WeightDirection, gradient: WeightDirection) -> Wei
     for least in (0, 2):
         decayed = tuple(w.detach() if w.ndim >= least else torch.zeros_like(w) for w in weights)
         decay = -dot(gradient, decayed) / dot(decayed, decayed)
-        rest = tuple(g + decay * w for g, w in zip(gradient, decayed, strict=True))
-        if decay > 0 and dot(rest, rest) < best:
-            best = dot(rest, rest)
+        remainder = tuple(g + decay * w for g, w in zip(gradient, decayed, strict=True))
+        if decay > 0 and dot(remainder, remainder) < best:
+            best = dot(remainder, remainder)
             decays = tuple(decay if w.ndim >= least else UNDECAYED * decay for w in weights)
     return decays
 
