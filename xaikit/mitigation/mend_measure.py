@@ -33,6 +33,7 @@ class Measured(NamedTuple):
         changed_within: predictions that change with the shortcut of another sample of the same class: what a shortcut
             that tells the class cannot change.
         worst_group: accuracy in the worst group, with the shortcut exchanged where there is one; NaN without groups.
+        n_outputs: not a fraction, but how many classes the model tells apart.
     """
 
     accuracy_kept: float
@@ -41,6 +42,7 @@ class Measured(NamedTuple):
     largest: float
     changed_within: float
     worst_group: float = math.nan
+    n_outputs: int = 2
 
 
 class Judge:
@@ -79,7 +81,8 @@ class Judge:
             model: in any mode.
         """
         labels = self._samples.labels
-        as_is = self._predicted(model, self._samples.inputs)
+        logits = self._logits(model, self._samples.inputs)
+        as_is = logits.argmax(1)
         if self._data.shortcut.kind == CONCEPT:
             concept = self._data.shortcut.concept
             assert concept is not None
@@ -99,7 +102,8 @@ class Judge:
         within = float((self._predicted(model, self._within) != as_is).double().mean()) if self._variants else 0.0
         right = torch.stack([other == labels for other in others]).double().mean(0)
         worst = math.nan if self._groups is None else worst_mean(right, self._groups)
-        return Measured(float((as_is == labels).double().mean()), exchanged, changed, largest, within, worst)
+        kept = float((as_is == labels).double().mean())
+        return Measured(kept, exchanged, changed, largest, within, worst, logits.shape[1])
 
     def worst_loss(self, model: nn.Module) -> float:
         """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher; of the worst group.

@@ -70,6 +70,7 @@ class MendResult(Result):
         seed: of what is random.
         added: factors beside the named one that the model relied on, which were exchanged with it.
         remaining: factors that often change with the shortcut and that the chosen model still relies on.
+        from_scratch: whether each training began with untrained weights.
         model: the chosen model, a copy; the user's own is unchanged. Not saved.
     """
 
@@ -83,6 +84,7 @@ class MendResult(Result):
     seed: int = 0
     added: list[str] = dataclasses.field(default_factory=list)
     remaining: list[str] = dataclasses.field(default_factory=list)
+    from_scratch: bool = False
     model: nn.Module | None = dataclasses.field(default=None, compare=False)
 
     @property
@@ -169,6 +171,8 @@ class MendResult(Result):
             return "a list of all of these as the shortcut, which are then exchanged together"
         if self.stopped == Stopped.OUT_OF_TIME:
             return "a larger budget"
+        if self.from_scratch:
+            return "n_epochs= higher, or methods= with other mitigators"
         return "from_scratch=True, or methods= with other mitigators"
 
     def to_pandas(self) -> Any:

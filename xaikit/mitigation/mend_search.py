@@ -21,6 +21,7 @@ from xaikit.core.results import Stopped
 from xaikit.core.spec_strings import split_spec
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.budget import Budget
+from xaikit.mitigation.checks import warn_of_untrained
 from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_measure import Judge, Measured
 from xaikit.mitigation.mend_methods import fresh_model, halfway, spec_string
@@ -34,8 +35,10 @@ HALFWAY = "from weights halfway to fresh ones, "
 GAIN = 0.01  # of exchanged accuracy, below which a training is no better than the model as it came
 COLLAPSED = 0.95  # share of the predictions that are one class
 RACED = 1.4  # times a training's steps that it takes to begin with several learning rates and go on with the best
-# What a training warns of, which the figures and the note of the try say.
-SAID_BY_TABLE = r"(the training collapsed|after \w+ [\d.]+ % of the predictions still follow)"
+# What a training warns of, which the figures and the note of the try say, or which was said before.
+SAID_BEFORE = (
+    r"(the training collapsed|after \w+ [\d.]+ % of the predictions still follow|\d+ of the model's \d+ outputs)"
+)
 TIMED_STEPS = 3  # steps that are taken to see how long a training would be
 
 
@@ -114,6 +117,7 @@ class MendSearch:
         """
         failed: list[tuple[Mitigator, Exception]] = []
         self._fresh()  # a model that cannot be copied or drawn anew says so now
+        warn_of_untrained(torch.bincount(self._data.training.labels, minlength=self.first.n_outputs), stacklevel=4)
         with tqdm(total=len(attempts), disable=not self._options.progress, unit="method", desc="mend") as bar:
             for attempt in attempts:
                 if attempt.weaker and not self._went_too_far():
@@ -193,7 +197,7 @@ class MendSearch:
             except Interrupted:
                 self.stopped = Stopped.INTERRUPTED
                 return
-            with warnings_ignored(SAID_BY_TABLE):
+            with warnings_ignored(SAID_BEFORE):
                 checkpoint = self.store.checkpoint(key, chosen.lr)
                 self.store.close()
                 progress = self._options.progress
