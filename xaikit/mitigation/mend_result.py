@@ -36,6 +36,7 @@ class MendTry(Result):
         note: what was noticed, such as a collapse to one class; empty where all is well.
         changed_within: predictions that change with the shortcut of another sample of the same class.
         worst_group: accuracy in the worst group, with the shortcut exchanged where there is one; NaN without groups.
+        reliance_by_class: `changed` less `changed_within`, the mean over the classes: a rare one counts as much.
     """
 
     method: str
@@ -47,6 +48,12 @@ class MendTry(Result):
     note: str = ""
     changed_within: Real = 0.0
     worst_group: Real = math.nan
+    reliance_by_class: Real = 0.0
+
+    @property
+    def relies(self) -> bool:
+        """Whether more predictions change by the shortcut of another class than by that of one's own, by a tenth."""
+        return max(self.changed - self.changed_within, self.reliance_by_class) > RELIES
 
     @property
     def score(self) -> float:
@@ -104,7 +111,7 @@ class MendResult(Result):
 
     @property
     def _on_shortcut(self) -> bool:
-        return self.after.relies if self.after is not None else self.chosen.changed > RELIES
+        return self.after.relies if self.after is not None else self.chosen.relies
 
     @property
     def _by_groups_alone(self) -> bool:

@@ -152,8 +152,8 @@ class MendSearch:
 
         What the shortcut told cannot be kept, so the loss with it kept is measured against the most accurate try that
         does not rely on it. Chosen is the highest accuracy on exchanged samples among those that lose no more than
-        allowed; where all rely on it, among all. A training that gains nothing is not chosen. Where groups are known,
-        the accuracy in the worst of them counts; where nothing else is known, it alone.
+        allowed; where all rely on it, among all. A training that gains nothing, neither accuracy nor freedom from the
+        shortcut, is not chosen. Where groups are known, the accuracy in the worst of them counts; where nothing else is known, it alone.
         """
         trained = range(1, len(self.tries))
         if not trained:
@@ -165,9 +165,10 @@ class MendSearch:
         if self._data.shortcut.kind == GROUPS:
             allowed = free or list(trained)
         chosen = max(allowed, key=lambda i: self.tries[i].score)
-        if not self._options.anew and self.tries[chosen].score < self.tries[0].score + GAIN:
-            return 0
-        return chosen
+        first, last = self.tries[0], self.tries[chosen]
+        # Where a rare class relied on the shortcut, the accuracy over all samples hardly rises.
+        gains = last.score >= first.score + GAIN or (first.relies and self._is_free(last))
+        return chosen if gains or self._options.anew else 0
 
     def model_of(self, number: int) -> nn.Module:
         """A copy of the user's model with the weights of a try, in evaluation mode.
@@ -251,7 +252,7 @@ class MendSearch:
         """Whether the shortcut makes no difference to a try: none beyond what is allowed, but for chance."""
         error = math.sqrt(row.changed / self._data.held_out.size)
         gap = row.accuracy_kept - row.accuracy_exchanged
-        return not row.note and not _relies(row) and gap <= max(self._options.max_loss + error, 2 * error)
+        return not row.note and not row.relies and gap <= max(self._options.max_loss + error, 2 * error)
 
     def _is_good(self, row: MendTry) -> bool:
         """Whether the shortcut makes no difference, and the worst group is as right as all, but for chance."""
@@ -268,7 +269,7 @@ class MendSearch:
 
     def _went_too_far(self) -> bool:
         """Whether a try lost more than the shortcut or never left it; or there is none."""
-        return all(row.note or _relies(row) for row in self.tries[1:])
+        return all(row.note or row.relies for row in self.tries[1:])
 
     def _affords(self, attempt: Attempt, budget: Budget, number: int) -> bool:
         """Whether another training is within the budget."""
@@ -304,11 +305,6 @@ class MendSearch:
         return times * step * mitigator.n_epochs * max(1, training.size // mitigator.batch_size)
 
 
-def _relies(row: MendTry) -> bool:
-    """Whether a try relies on the shortcut: more predictions change by another class's than by one's own."""
-    return row.changed - row.changed_within > RELIES
-
-
 def _kind(mitigator: Mitigator) -> tuple[Any, ...] | None:
     """What a learning rate suits; None where the user has set one."""
     is_free = mitigator.SETTINGS["lr"].is_default(mitigator.lr) and isinstance(mitigator.optimizer, str)
@@ -329,4 +325,5 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
             f"what was named may hold all that matters"
         )
     figures = (measured.accuracy_kept, measured.accuracy_exchanged, measured.changed)
-    return MendTry(method, *figures, epochs, seconds, note, measured.changed_within, measured.worst_group)
+    rest = (measured.changed_within, measured.worst_group, measured.reliance_by_class)
+    return MendTry(method, *figures, epochs, seconds, note, *rest)
