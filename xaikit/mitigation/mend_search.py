@@ -153,7 +153,8 @@ class MendSearch:
         What the shortcut told cannot be kept, so the loss with it kept is measured against the most accurate try that
         does not rely on it. Chosen is the highest accuracy on exchanged samples among those that lose no more than
         allowed; where all rely on it, among all. A training that gains nothing, neither accuracy nor freedom from the
-        shortcut, is not chosen. Where groups are known, the accuracy in the worst of them counts; where nothing else is known, it alone.
+        shortcut, is not chosen. Where groups are known, the accuracy in the worst of them counts; where nothing else is
+        known, it alone.
         """
         trained = range(1, len(self.tries))
         if not trained:

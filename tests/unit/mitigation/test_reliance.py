@@ -122,7 +122,7 @@ def ill_among_healthy(n=400, n_ill=20):
 
 
 def test_a_rare_class_counts_as_much_as_any():
-    """Without the mark no ill one is found, of 20 among 400: a twentieth of the predictions, and half of two classes."""
+    """Without the mark no ill one is found, 20 of 400: a twentieth of the predictions, and half of two classes."""
     model, x, y = ill_among_healthy()
     found = measure(model, (x, y), factor="column:indices=[0]", explainers=())
     assert found.changed["flipped"] == pytest.approx(0.05)
