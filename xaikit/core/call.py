@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.convolutions import fast_convolutions
+from xaikit.core.custom_functions import refuse_detached
 from xaikit.core.errors import UnreachableError
 from xaikit.core.forward import with_rows
 from xaikit.core.kernels import check_second_derivative, sound_kernels
@@ -255,12 +256,11 @@ class Call:
             leaves, output = self._kept("inputs", plain, lambda: self._pass(inputs, copies))
             if self.on_output is not None and inputs is self.inputs:
                 self.on_output(output)
-            if at is None:
-                return self._differentiated(output, leaves, copies)
             try:
-                return self._differentiated(output, at(leaves), copies)
-            except UnreachableError:
-                raise UnreachableError("the explained score does not depend on the chosen layer's output") from None
+                return self._differentiated(output, leaves if at is None else at(leaves), copies)
+            except UnreachableError as error:
+                layers = UnreachableError("the explained score does not depend on the chosen layer's output")
+                raise (error if at is None else layers) from None
 
     def _pass(self, inputs: Tensors, copies: int) -> tuple[Tensors, Any]:
         """Leaves with the inputs' values, and the model's output on them."""
@@ -342,7 +342,9 @@ class Call:
             raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
             form = self.form, tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
-            check_second_derivative(grads, self.facts, form)
+            if check_second_derivative(grads, self.facts, form) and not (self.layers or self.read_at):
+                plain = dataclasses.replace(self, create_graph=False)._grad
+                refuse_detached(grads, start, points, lambda moved: plain(moved, copies))
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
     def at(self, samples: slice) -> Call:

@@ -196,6 +196,13 @@ def _torchs_refusals_told() -> Iterator[None]:
                 f"torch cannot differentiate an operation of this model ({text[:200]}), so its score has no gradient; "
                 "use a method that needs none, such as captum.feature_ablation"
             ) from error
+        if "don't support automatic differentiation" in text:
+            raise NotDifferentiableError(
+                f"torch cannot differentiate this model twice ({text[:200]}): probably the backward of a "
+                "torch.autograd.Function, such as that of nn.CrossMapLRN2d, writes with out=; use plain steps there "
+                "(nn.LocalResponseNorm), or a penalty without a gradient, such as a mitigator with contextual "
+                "decomposition"
+            ) from error
         if re.search("modified by an inplace operation|modified inplace|in-place operation", text):
             source = re.search(r"output \d+ of (\w+)", text, re.IGNORECASE)
             whose = f"the output of {source[1]}" if source else "a value"
@@ -232,7 +239,7 @@ def sound_kernels(facts: ModelFacts, form: Hashable, *, create_graph: bool, is_d
         facts.remember_watched(form)
 
 
-def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, form: Hashable) -> None:
+def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, form: Hashable) -> bool:
     """Refuse gradients whose graph holds an operation without a second derivative; asked once for a form of input.
 
     Args:
@@ -240,15 +247,19 @@ def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, f
         facts: what is known of the model.
         form: of the input and of the score.
 
+    Returns:
+        Whether this was the first time.
+
     Raises:
         NotDifferentiableError: with the operation's name.
     """
     if form in facts.checked:
-        return
+        return False
     for g in grads:
         if g is not None:
             refuse_missing_derivative(g, facts.operations)
     facts.checked.add(form)
+    return True
 
 
 def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:

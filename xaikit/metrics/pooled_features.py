@@ -130,7 +130,7 @@ class PooledFeatureMetric(Metric, abc.ABC):
             setting = -1 if tokens and self.channel_axis is None else self.channel_axis
             axis = channel_axis(x, setting) if pooling.JOINS else None
             # An attribution that is pooled already is taken as it is, whatever the pooling was.
-            pooled.append(pooling(a, axis) if a.shape == x.shape else a)
+            pooled.append(pooling(a.clone(), axis) if a.shape == x.shape else a)
         return PooledFeatures(torch.cat([by_row(p) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
 
 

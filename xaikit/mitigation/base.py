@@ -338,7 +338,7 @@ class Mitigator(Configured, abc.ABC):
         """
         if not self.takes_any_labels:
             return task_loss(logits, labels)
-        value = loss_function(self.task_loss)(logits.clone(), labels)  # a function may write into them
+        value = loss_function(self.task_loss)(logits.clone(), labels.clone())  # it may write into them
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInputError(

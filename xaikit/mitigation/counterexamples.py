@@ -77,7 +77,7 @@ class Counterexamples(ChangedMitigator):
         forms = tuple(t if t.is_floating_point() else t.float() for t in tensors[:count])
         fitted = fit_masks(masks, forms, what=self.MASK_NAME)
         pairs = zip(tensors[:count], fitted, strict=True)
-        changed = [self._filled(t, m, generator, {"model": model, "labels": y}) for t, m in pairs]
+        changed = [self._filled(t, m, generator, {"model": model, "labels": y.clone()}) for t, m in pairs]
         return self._logits(model, rebuild((*changed, *tensors[count:])))
 
     def _exchanged(self, model: nn.Module, x: Any, y: Tensor, masks: Any, generator: torch.Generator) -> Any:
@@ -100,7 +100,7 @@ class Counterexamples(ChangedMitigator):
                 f"fill={self.fill!r} makes no tokens of {x.dtype}; use fill='permute', a factor of words or a function"
             )
         fill = with_arguments(MAKERS[self.fill] if isinstance(self.fill, str) else self.fill, **offered)
-        filled = fill(x.clone(), mask, generator)  # a function may write into it
+        filled = fill(x.clone(), mask.clone(), generator)  # a function may write into it
         if not isinstance(filled, Tensor) or filled.shape != x.shape:
             got = tuple(filled.shape) if isinstance(filled, Tensor) else type(filled).__name__
             raise InvalidInputError(f"a fill function must return a tensor of shape {tuple(x.shape)}, got {got}")

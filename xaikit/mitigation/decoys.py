@@ -74,7 +74,7 @@ class Decoys:
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:  # noqa: ARG002
         """Each with its name, the kept one first."""
         random = torch.randint(self._classes, y.shape, generator=self._generator, device="cpu").to(y.device)
-        yield KEPT, self._decoy(private_copy(x), y)
+        yield KEPT, self._decoy(*private_copy((x, y)))
         yield RANDOMISED, self._decoy(private_copy(x), random)
         yield FLIPPED, self._decoy(private_copy(x), mirrored(y, self._classes))
         yield REMOVED, self._decoy(private_copy(x), None)
@@ -92,7 +92,7 @@ class Named:
         """Each with its name, the kept one first."""
         yield KEPT, x
         for name, decoy in self._decoys.items():
-            yield name, decoy(private_copy(x), y)
+            yield name, decoy(*private_copy((x, y)))
 
 
 class Exchanges:

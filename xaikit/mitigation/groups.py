@@ -15,7 +15,7 @@ from xaikit.core.private_arguments import private_copy
 
 
 def groups_of_function(groups: Callable[[Any, Any], Any], x: Any, y: Any, n: int) -> list[Any]:
-    """What a user's function (inputs, labels) says of n samples, as `read_group_names`; it may write into the inputs.
+    """What a user's function (inputs, labels) says of n samples, as `read_group_names`; it may write into them.
 
     Args:
         groups: the function.
@@ -26,7 +26,7 @@ def groups_of_function(groups: Callable[[Any, Any], Any], x: Any, y: Any, n: int
     Raises:
         InvalidInputError, InvalidTypeError: as for `read_group_names`.
     """
-    return read_group_names(groups(private_copy(x), y), n)
+    return read_group_names(groups(*private_copy((x, y))), n)
 
 
 def read_group_names(values: Any, n: int, *, begin: int = 0) -> list[Any]:

@@ -22,7 +22,7 @@ from xaikit.torch_ops.kinds import KINDS, WHY_NONE, Kind, kind_of, names_of, why
 from xaikit.torch_ops.listing import coverage, public_operations
 from xaikit.torch_ops.location import calling_module, described, innermost_module, inside_function
 from xaikit.torch_ops.names import canonical, operation_name, plain_name
-from xaikit.torch_ops.written_out import WRITTEN_OUT
+from xaikit.torch_ops.written_out import WRITTEN_OUT, with_statistics
 
 __all__ = [
     "KINDS",
@@ -46,5 +46,6 @@ __all__ = [
     "positional",
     "public_operations",
     "why_none",
+    "with_statistics",
     "writes",
 ]

@@ -34,11 +34,7 @@ class Signature:
     defaults: dict[str, Any]
 
     def own_name(self, keyword: str) -> str | None:
-        """The name of the parameter that a call names `keyword`; None if there is none.
-
-        Args:
-            keyword: a name from the call.
-        """
+        """The name of the parameter that a call names `keyword`; None if there is none."""
         for name in (keyword, SCHEMA_NAMES.get(keyword)):
             if name in self.positional or name in self.keywords:
                 return name
@@ -47,11 +43,7 @@ class Signature:
 
 @lru_cache(maxsize=2048)
 def signatures(function: Any) -> tuple[Signature, ...]:
-    """The overloads of a torch function; none where torch does not tell them.
-
-    Args:
-        function: what a `__torch_function__` receives.
-    """
+    """The overloads of a torch function; none where torch does not tell them."""
     schema = torch_private.schema_of(function)
     if schema is not None:
         return (_of_schema(schema),)

@@ -45,13 +45,7 @@ def _any(condition: Tensor) -> bool:
 
 
 def scaled_dot_product_attention(function: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """PyTorch's attention; dropout is off while a model is explained.
-
-    Args:
-        function: the torch function that was called.
-        args: its arguments.
-        kwargs: its arguments by name.
-    """
+    """PyTorch's attention; dropout is off while a model is explained."""
     a = by_name(function, args, kwargs)
     q, k, v = a["query"], a["key"], a["value"]
     if a["enable_gqa"]:
@@ -65,13 +59,9 @@ def scaled_dot_product_attention(function: Any, *args: Any, **kwargs: Any) -> Te
 
 
 def _laid_out_as(x: Tensor, query: Tensor) -> Tensor:
-    """X with the strides that torch's kernels give it: models go on with `view`, which needs them.
+    """The output (..., L, F) with the strides that torch's kernels give it: models go on with `view`, which needs them.
 
-    The fast kernels, which want values as wide as queries (F = E), return the strides of the query.
-
-    Args:
-        x: the output, (..., L, F).
-        query: (..., L, E).
+    The fast kernels, which want values as wide as queries (F = E), return the strides of the query, (..., L, E).
     """
     order = sorted(range(query.ndim), key=query.stride, reverse=True)
     if x.shape != query.shape or order == list(range(query.ndim)):
@@ -82,11 +72,6 @@ def _laid_out_as(x: Tensor, query: Tensor) -> Tensor:
 
 def multi_head_attention(function: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """What nn.MultiheadAttention runs, on tensors of shape (length, batch, features) or (length, features).
-
-    Args:
-        function: the torch function that was called.
-        args: its arguments.
-        kwargs: its arguments by name.
 
     Returns:
         The output, and the attention weights if they are asked for.

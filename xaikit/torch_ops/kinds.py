@@ -62,7 +62,7 @@ KINDS: dict[str, Kind] = _table(
         _pack_padded_sequence view_as_real view_as_complex complex conj conj_physical resolve_conj resolve_neg
         fft_fftshift fft_ifftshift to_dense to_sparse to_mkldnn coalesce max_unpool1d max_unpool2d max_unpool3d
         detach sparse_mask values indices __array__ _neg_view _conj _fw_primal _make_dual resize resize_as set
-        sum_to_size sparse_resize sparse_resize_and_clear _to_dense _values _indices
+        sum_to_size sparse_resize sparse_resize_and_clear _to_dense _values _indices slice
     """,
         Kind.LINEAR: """
         sub rsub neg positive sum mean nanmean nansum cumsum diff trace trapezoid cumulative_trapezoid gradient

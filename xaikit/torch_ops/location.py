@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from types import FrameType
 
 from torch import nn
 from torch.autograd import Function
@@ -13,13 +15,7 @@ def calling_module() -> str:
 
     Only an error or a report asks for it, so that a forward pass without either pays nothing.
     """
-    running: list[nn.Module] = []
-    frame = inspect.currentframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self") if frame.f_code.co_argcount else None
-        if isinstance(owner, nn.Module):
-            running.append(owner)
-        frame = frame.f_back
+    running = [module for _, module in _frames() if module is not None]
     if not running:
         return "outside any module"
     innermost, outermost = running[0], running[-1]
@@ -29,24 +25,27 @@ def calling_module() -> str:
 
 def innermost_module() -> nn.Module | None:
     """The module whose forward runs now, read from the call stack; None outside any."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self") if frame.f_code.co_argcount else None
-        if isinstance(owner, nn.Module):
-            return owner
-        frame = frame.f_back
-    return None
+    return next((module for _, module in _frames() if module is not None), None)
 
 
 def inside_function() -> bool:
     """Whether a `torch.autograd.Function` runs its forward pass, which torch runs without gradients."""
     apply = Function.apply.__func__.__code__  # type: ignore[attr-defined]
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code is not apply:
-        if frame.f_code.co_argcount and isinstance(frame.f_locals.get("self"), nn.Module):
+    for frame, module in _frames():
+        if frame.f_code is apply:
+            return True
+        if module is not None:
             return False  # a module runs inside what called the operation, and switched gradients off itself
+    return False
+
+
+def _frames() -> Iterator[tuple[FrameType, nn.Module | None]]:
+    """The frames of the call stack, from the innermost on, each with the module whose method it runs."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self") if frame.f_code.co_argcount else None
+        yield frame, owner if isinstance(owner, nn.Module) else None
         frame = frame.f_back
-    return frame is not None
 
 
 def described(module: nn.Module, path: str | None) -> str:

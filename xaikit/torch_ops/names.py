@@ -39,7 +39,7 @@ _ALIASES = """
     _grouped_mm:grouped_mm transformers::grouped_mm_fallback:grouped_mm
     _to_copy:to _unsafe_view:view lift_fresh:clone alias:contiguous rdiv:rtruediv
     native_channel_shuffle:channel_shuffle native_dropout:dropout _reshape_alias:reshape _index_put_impl:index_put
-    _adaptive_avg_pool2d:adaptive_avg_pool2d _adaptive_avg_pool3d:adaptive_avg_pool3d slice:narrow
+    _adaptive_avg_pool2d:adaptive_avg_pool2d _adaptive_avg_pool3d:adaptive_avg_pool3d
     _threshold:threshold _fused_rms_norm:rms_norm _sparse_mm:mm spmm:mm _sparse_addmm:addmm
 """
 SAME_WITHOUT = ("special_", "unsafe_", "_unsafe_")
@@ -97,11 +97,7 @@ def canonical(name: str) -> str:
 
 
 def is_in_place_name(name: str) -> bool:
-    """Whether a function with this name writes its result into its first operand: ``"add_"``, ``"__iadd__"``.
-
-    Args:
-        name: the name as torch has it.
-    """
+    """Whether a function that torch names so writes its result into its first operand: ``"add_"``, ``"__iadd__"``."""
     if name.startswith("__"):
         return name.endswith("__") and name[2] == "i" and name.strip("_") in OPERATORS and name[3:] != "nvert__"
     return name.endswith("_")

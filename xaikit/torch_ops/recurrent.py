@@ -34,11 +34,7 @@ class Weights:
     projection: Tensor | None = None
 
     def project(self, x: Tensor) -> Tensor:
-        """The part of all gates that comes from the input.
-
-        Args:
-            x: inputs, (rows, features).
-        """
+        """The part of all gates that comes from the inputs, (rows, features)."""
         return F.linear(x, self.inputs, self.input_bias)
 
 
@@ -81,14 +77,7 @@ CELLS: dict[str, CellFunction] = {
 
 
 def cell(function: Any, x: Tensor, state: Any, *parameters: Any) -> Any:
-    """A single step, as the Cell modules call it.
-
-    Args:
-        function: torch.lstm_cell or its kin.
-        x: (N, features).
-        state: (N, hidden), for an LSTM two of them.
-        parameters: weights of the input and of the state, and their biases.
-    """
+    """A single step, as the Cell modules call it, on x (N, features) and a state (N, hidden), two for an LSTM."""
     weights = Weights(*parameters)
     states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     result = CELLS[operation_name(function).removesuffix("_cell")](weights.project(x), states, weights)
@@ -143,7 +132,7 @@ def recurrent(function: Any, *args: Any, run: RunLayer | None = None) -> tuple[T
         sequences = Sequences(data.flatten(0, 1), [data.shape[1]] * data.shape[0])
     states = list(state) if isinstance(state, (tuple, list)) else [state]
     directions = 2 if both else 1
-    layer_run = run or partial(_layer, CELLS[operation_name(function)])
+    layer_run = run or partial(_run, CELLS[operation_name(function)])
     weights = _weights(parameters, biased, layers * directions)
     ends: list[HiddenState] = []
     for layer in range(layers):
@@ -168,17 +157,12 @@ def _weights(parameters: Sequence[Tensor], biased: bool, count: int) -> list[Wei
     return [Weights(group[0], group[1], projection=group[2] if n_weights > 2 else None) for group in groups]
 
 
-def _layer(
+def _run(
     cell: CellFunction, sequences: Sequences, state: HiddenState, weights: Weights, reverse: bool
 ) -> tuple[Tensor, HiddenState]:
-    """One layer in one direction."""
-    return (_backwards if reverse else _forwards)(cell, sequences, state, weights)
-
-
-def _forwards(
-    cell: CellFunction, sequences: Sequences, state: HiddenState, weights: Weights
-) -> tuple[Tensor, HiddenState]:
-    """The output of every step, and the state at the end of each sequence."""
+    """The output of every step of one layer in one direction, and the state at the end of each sequence."""
+    if reverse:
+        return _run_backwards(cell, sequences, state, weights)
     outputs = []
     for n, x in zip(sequences.counts, weights.project(sequences.steps).split(sequences.counts), strict=True):
         running = cell(x, tuple(s[:n] for s in state), weights)
@@ -187,10 +171,10 @@ def _forwards(
     return torch.cat(outputs), state
 
 
-def _backwards(
+def _run_backwards(
     cell: CellFunction, sequences: Sequences, state: HiddenState, weights: Weights
 ) -> tuple[Tensor, HiddenState]:
-    """As `_forwards`, from the last step to the first.
+    """As `_run`, from the last step to the first.
 
     Sequences start at their own ends. Those of one length run by themselves, so that each is computed as if alone.
     """

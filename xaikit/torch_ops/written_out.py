@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xaikit.torch_ops import attention, recurrent
+from xaikit.torch_ops.names import operation_name
 
 
 def _times(value: Any, factor: Any) -> Any:
@@ -118,6 +119,17 @@ def pdist(_function: Any, x: Tensor, p: float = 2.0) -> Tensor:
     """The distances of all pairs of rows."""
     first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
     return torch.linalg.vector_norm(x[first] - x[second], p, -1)
+
+
+def with_statistics(function: Any, y: Tensor) -> Any:
+    """The result of a normalisation; exported programs call operators that return statistics, too, which nothing reads.
+
+    Args:
+        function: the torch function that was called.
+        y: the result.
+    """
+    native = "native" in operation_name(function)
+    return (y, *(y.new_empty(0) for _ in range(2))) if native else y
 
 
 def _groups(x: Tensor, offs: Tensor, dim: int) -> list[Tensor]:

@@ -38,7 +38,8 @@ class FeatureMask(Configured, abc.ABC):
             InvalidInputError: for ids of another shape than a sample, or that are no whole numbers.
         """
         flags = tokens or [False] * len(inputs)
-        return tuple(_consecutive(self(x), x, token) for x, token in zip(inputs, flags, strict=True))
+        copies = (x.clone() for x in inputs)  # it may write into them
+        return tuple(_consecutive(self(copy), x, token) for copy, x, token in zip(copies, inputs, flags, strict=True))
 
 
 def in_form_of(ids: Tensor, x: Tensor, token: bool = False) -> Tensor:
@@ -91,20 +92,24 @@ def _windows(length: int, size: int) -> Tensor:
 
 @FEATURE_MASKS.register("grid")
 class Grid(FeatureMask):
-    """Square patches of an image (N, C, H, W), all channels together; the last row and column may be cut."""
+    """Square patches of images, cubes of volumes and videos, all channels together; the last ones may be cut."""
 
-    n_patches: Annotated[int, Int(low=4, high=16, step=1, ge=2), "patches along the longer side"] = 7
+    n_patches: Annotated[int, Int(low=4, high=16, step=1, ge=2), "patches along the longest side"] = 7
     channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Patch by patch, row by row."""
-        if x.ndim != 4:
-            raise InvalidInputError(f"a grid divides images (N, C, H, W), got a tensor of shape {tuple(x.shape)}")
-        vertical, horizontal = place_axes(x, self.channel_axis)
-        height, width = x.shape[vertical], x.shape[horizontal]
-        size = -(-max(height, width) // self.n_patches)
-        rows, columns = _windows(height, size), _windows(width, size)
-        return _along(x, vertical, rows) * int(columns[-1] + 1) + _along(x, horizontal, columns)
+        """Patch by patch along the last axis of positions first, for (N, C, H, W) or (N, C, D, H, W)."""
+        if x.ndim not in (4, 5):
+            raise InvalidInputError(
+                f"a grid divides images (N, C, H, W) and volumes (N, C, D, H, W), got shape {tuple(x.shape)}"
+            )
+        axes = place_axes(x, self.channel_axis)
+        size = -(-max(x.shape[axis] for axis in axes) // self.n_patches)
+        ids = torch.zeros((), dtype=torch.long, device=x.device)
+        for axis in axes:
+            windows = _windows(x.shape[axis], size)
+            ids = ids * int(windows[-1] + 1) + _along(x, axis, windows)
+        return ids
 
 
 @FEATURE_MASKS.register("tokens")
@@ -150,6 +155,8 @@ class Columns(FeatureMask):
 class Auto(FeatureMask):
     """By the form of the input: tokens for integers, a grid for images, windows for series, columns for tables.
 
+    A volume or video gets at most 4 x 4 x 4 cubes, since every group costs passes.
+
     Vectors of tokens have the shape of a series; they are recognised because the model reads whole numbers.
     """
 
@@ -167,7 +174,7 @@ class Auto(FeatureMask):
         """The ids of the mask that suits `x`; other forms get one group for each position behind the channels."""
         if not x.is_floating_point():
             return Tokens()(x)
-        by_rank: dict[int, FeatureMask] = {2: Columns(), 3: TimeWindows(), 4: Grid()}
+        by_rank: dict[int, FeatureMask] = {2: Columns(), 3: TimeWindows(), 4: Grid(), 5: Grid(n_patches=4)}
         if x.ndim in by_rank:
             return by_rank[x.ndim](x)
         inner = x.shape[2:] if x.ndim > 2 else x.shape[1:]
@@ -201,7 +208,7 @@ class Computed(FeatureMask):
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the function returns."""
-        return self.function(x.clone())  # it may write into it
+        return self.function(x)
 
 
 def _several(value: Any, where: str) -> Any:

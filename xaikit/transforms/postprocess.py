@@ -50,5 +50,5 @@ class Postprocessor(Configured):
             raise InvalidTypeError(f"an attribution holds floating-point numbers, got {attribution.dtype}")
         pooling: Pooling = self.pooling
         normalization: Normalization = self.normalization
-        pooled = pooling(attribution, channel_axis(attribution, self.channel_axis))
+        pooled = pooling(attribution.clone(), channel_axis(attribution, self.channel_axis))
         return nan_where_not_finite(normalization(pooled), attribution)

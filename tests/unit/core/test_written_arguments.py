@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaikit import CDEP, EXPLAINERS, RRR, IntegratedGradients, assess
+from xaikit import CDEP, EXPLAINERS, RRR, Gradient, IntegratedGradients, assess
 from xaikit.core.private_arguments import private_copy
+from xaikit.explainers import ExactShapley
 from xaikit.influence import tracin
 from xaikit.mitigation import Counterexamples
 from xaikit.shortcuts import scan
 from xaikit.transforms.baselines import Baseline
+from xaikit.transforms.feature_masks import FeatureMask
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
 SCALE = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
@@ -157,14 +159,25 @@ def _by_function(change: Any, x: Tensor) -> list[Any]:
         def __call__(self, value: Tensor) -> Tensor:
             return change(value)
 
+    class Signs(FeatureMask):
+        def __call__(self, value: Tensor) -> Tensor:
+            return (change(value) > 0).long()
+
+    def task(logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(change(logits), change(labels[:, None])[:, 0])
+
     losses = [
+        RRR(task_loss=task, output="logit").loss(net, (x, y, mask), seed=0).task,
         Counterexamples(fill=lambda value, *_: change(value)).loss(net, (x, y, mask), seed=0).total,
         CDEP(keep=change).loss(net, (x, y, mask), seed=0).penalty,
         RRR(what=change, output="logit").loss(net, (x, y, mask), seed=0).penalty,
     ]
     decoy = assess(net, (x, y), decoy={"cut": lambda value, _: change(value)}, progress=False)
     values = IntegratedGradients(net, baseline=Cut(), n_steps=4).attribute(x, y)
-    return [*(loss.detach() for loss in losses), values, str(decoy)]
+    grouped = ExactShapley(net, feature_mask=Signs()).attribute(x, y)
+    scores = Gradient(net).attribute(x, lambda output: change(output).sum(1))
+    halves = assess(net, (x, y, mask), groups=lambda x, _: (change(x)[:, 1] > 0).long(), progress=False)
+    return [*(loss.detach() for loss in losses), values, grouped, scores, str((decoy, halves.groups))]
 
 
 def test_functions_of_the_user_may_write_into_what_they_get() -> None:

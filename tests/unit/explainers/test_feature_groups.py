@@ -12,6 +12,7 @@ from xaikit.core import EXPLAINERS, FEATURE_MASKS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers import DeepLiftShap, ExactShapley, ExpectedGradients
 from xaikit.explainers.feature_groups import default_groups, make_groups
+from xaikit.transforms.feature_masks import Auto
 
 
 def test_groups():
@@ -150,3 +151,18 @@ def test_baselines_and_references_as_lists_arrays_and_frames():
             assert torch.allclose(cls(table, references=references).attribute(x, 0), expected)
         with pytest.raises(InvalidTypeError, match="must hold numbers|floating-point samples"):
             cls(table, references="some")
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((1, 16, 16, 16), 64), ((2, 5, 32, 24), 12), ((1, 3, 7, 2), 8)])
+def test_a_volume_is_divided_into_cubes(shape, groups):
+    """Not into voxels: 96 of them along each side would be 884,736 groups, each with passes of its own."""
+    ids = Auto()(torch.rand(2, *shape))
+    assert ids.shape == (1, *shape)
+    assert ids.unique().numel() == groups
+    side = -(-max(shape[1:]) // 4)
+    for group in ids[0, 0].unique():
+        places = (ids[0, 0] == group).nonzero()
+        extent = places.amax(0) - places.amin(0) + 1
+        assert int(extent.max()) <= side
+        assert int(extent.prod()) == len(places)  # a box without holes
+    assert torch.equal(ids[:, :1].expand_as(ids), ids)  # all channels together

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, torch_private
 from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
+from xaikit.core.frozen_norms import frozen_norms
 from xaikit.core.graphs import depends_on
 from xaikit.core.layers import hooked
 from xaikit.core.structure import Tensors
@@ -84,7 +85,8 @@ class FullGrad(Explainer):
 
         modules = [m for m in call.model.modules() if isinstance(m, WITH_BIAS)]
         functions = _BiasReader(outputs, call.modules, checked)
-        with hooked([(m, functools.partial(keep, module=m)) for m in modules]), functions:
+        hooks = [(m, functools.partial(keep, module=m)) for m in modules]
+        with frozen_norms(call.modules), hooked(hooks), functions:
             gradients = call.grad_of(call.inputs, at=points)
         if not outputs:
             raise InvalidInputError(

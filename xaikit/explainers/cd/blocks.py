@@ -7,12 +7,10 @@ cache it takes two to three times. This works only without a graph, since autogr
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -77,140 +75,28 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """What a step does with a block: r and s, and where the new parts go, which may be the same memory."""
 
 
-@dataclass(frozen=True)
-class AddedConstant:
-    """Compute scale * x + constant by the formula of `constants`.
+class BlockStep:
+    """An elementwise step on the parts: a frozen dataclass whose `OPERANDS` are tensors that broadcast to the value."""
 
-    Attributes:
-        constant: broadcasting to x.
-        scale: likewise; None for 1.
-        threshold: the size of the parts below which the undecided share counts, like the constant.
-    """
-
-    constant: Tensor
-    scale: Tensor | None
-    threshold: Tensor
-
-    @property
-    def operands(self) -> tuple[Tensor | None, ...]:
-        """The tensors that broadcast to x."""
-        return self.constant, self.scale, self.threshold
-
-    def with_operands(self, change: Callable[[Any], Any]) -> AddedConstant:
-        """The step for parts in another layout."""
-        return AddedConstant(change(self.constant), change(self.scale), change(self.threshold))
-
-    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:
-        """A function for each block."""
-        scales = itertools.repeat(None) if self.scale is None else cut.operand(self.scale)
-        operands = cut.operand(self.constant), cut.operand(self.threshold), scales
-        for u, c, low, g in zip(undecided(cut, share, parts), *operands, strict=False):
-            yield functools.partial(_share_constant, u, c, low, g)
-
-    def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
-        """What the step makes of the total, a function for each block."""
-        scales = itertools.repeat(None) if self.scale is None else cut.operand(self.scale)
-        for c, g in zip(cut.operand(self.constant), scales, strict=False):
-            yield functools.partial(torch.add, c) if g is None else functools.partial(torch.addcmul, c, g)
-
-
-def _share_constant(  # noqa: PLR0913, PLR0917
-    u: Tensor | float, c: Tensor, low: Tensor, scale: Tensor | None, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor
-) -> None:
-    if scale is not None:
-        r, s = r * scale, s * scale
-    a, b = r.abs(), s.abs()
-    n = a + b
-    d = torch.maximum(n, low)
-    q = c / d
-    e = d.sub_(n)
-    if isinstance(u, float):
-        a.add_(e, alpha=u)
-        b.add_(e, alpha=1 - u)
-    else:
-        a.add_(e * u)
-        b.add_(e * (1 - u))
-    torch.addcmul(r, a, q, out=new_r)
-    torch.addcmul(s, b, q, out=new_s)
-
-
-@dataclass(frozen=True)
-class RestOfTotal:
-    """Let s be t - r, for the total t of all masks.
-
-    Attributes:
-        total: t.
-    """
-
-    total: Tensor
+    OPERANDS: ClassVar[tuple[str, ...]]
 
     @property
     def operands(self) -> tuple[Tensor | None, ...]:
         """The tensors that broadcast to the value."""
-        return (self.total,)
+        return tuple(getattr(self, name) for name in self.OPERANDS)
 
-    def with_operands(self, change: Callable[[Any], Any]) -> RestOfTotal:
+    def with_operands(self, change: Callable[[Any], Any]) -> Self:
         """The step for parts in another layout."""
-        return RestOfTotal(change(self.total))
+        changed = {name: change(getattr(self, name)) for name in self.OPERANDS}
+        return dataclasses.replace(self, **changed)  # type: ignore[type-var]
 
-    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:  # noqa: ARG002
+    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterable[Kernel]:
         """A function for each block."""
-        for total in cut.operand(self.total):
-            yield functools.partial(self._filled, total)
+        raise NotImplementedError
 
-    @staticmethod
-    def _filled(total: Tensor, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:  # noqa: ARG004
-        torch.sub(total, r, out=new_s)
-        if new_r.data_ptr() != r.data_ptr():
-            new_r.copy_(r)
-
-
-@dataclass(frozen=True)
-class SplitFunction:
-    """Split a function f of each entry, or of each row of entries, with f(0) = 0 or less f(0).
-
-    Attributes:
-        function: f.
-        symmetric: (f(r + s) + f(r) - f(s)) / 2, and with r and s swapped; else f(r) and f(r + s) - f(r).
-        at_zero: f(0), which is taken off f(r + s); None for 0. For symmetric splits.
-    """
-
-    function: Callable[[Tensor], Tensor]
-    symmetric: bool = True
-    at_zero: Tensor | None = None
-
-    @property
-    def operands(self) -> tuple[Tensor | None, ...]:
-        """The tensors that broadcast to the value."""
-        return (self.at_zero,)
-
-    def with_operands(self, change: Callable[[Any], Any]) -> SplitFunction:  # noqa: ARG002
-        """The step for parts in another layout."""
-        return self
-
-    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:  # noqa: ARG002
-        """A function for each block."""
-        if self.at_zero is not None:
-            return (functools.partial(self._both_orders, at_zero=value) for value in cut.operand(self.at_zero))
-        return itertools.repeat(self._both_orders if self.symmetric else self._relevant_first, len(cut.sizes))
-
-    def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+    def totals(self, cut: Cut) -> Iterable[Callable[[Tensor], Tensor]]:
         """What the step makes of the total, a function for each block."""
-        return itertools.repeat(self.function, len(cut.sizes))
-
-    def _both_orders(
-        self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor, *, at_zero: Tensor | None = None
-    ) -> None:
-        lead = self.function(r).sub_(self.function(s))
-        total = self.function(r + s)
-        total = total if at_zero is None else total.sub_(at_zero)
-        torch.lerp(lead, total, 0.5, out=new_r)
-        torch.sub(total, new_r, out=new_s)  # f(r + s) - 0, or f(r) - f(r): a part that is exactly 0 stays so
-
-    def _relevant_first(self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:
-        first, total = self.function(r), self.function(r + s)
-        torch.sub(total, first, out=new_s)
-        new_r.copy_(first)
+        raise NotImplementedError
 
 
 def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float]:
@@ -219,9 +105,6 @@ def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float
     if share.device.type != "cpu" or not shares.is_uniform(share) or (cut.dim == 0 and len(share) > 1):
         return cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
     return [number for number in share.tolist() for _ in range(len(cut.sizes) // len(share))]
-
-
-BlockStep = AddedConstant | SplitFunction | RestOfTotal
 
 
 def run_steps(parts: Tensor, share: Tensor, steps: Sequence[BlockStep], out: Tensor | None = None) -> Tensor:
@@ -245,14 +128,14 @@ def run_steps(parts: Tensor, share: Tensor, steps: Sequence[BlockStep], out: Ten
     return out
 
 
-def run_on_total(total: Tensor, steps: Sequence[AddedConstant | SplitFunction]) -> Tensor:
+def run_on_total(total: Tensor, steps: Sequence[BlockStep]) -> Tensor:
     """The total (N, C, *places) after some steps, whose operands are the same at all places of a channel."""
     value = total[None, None]
     rows = ChannelRows.of(value, value.new_zeros(1), *(operand for step in steps for operand in step.operands))
     if rows is None:
         cut = Cut(total.shape, torch.device("meta"))  # as one block
         for step in steps:
-            total = next(step.totals(cut))(total)
+            total = next(iter(step.totals(cut)))(total)
         return total
     out = torch.empty_like(total)
     sources, targets = rows.parts(value)[0], rows.parts(out[None, None])[0]

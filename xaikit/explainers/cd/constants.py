@@ -51,8 +51,7 @@ def _add_by_components(x: Decomposed, constant: Tensor) -> Decomposed:
 def constant_step(x: Decomposed, constant: Tensor, scale: Tensor | None = None) -> AddConstant:
     """The step that computes scale * x + constant."""
     constant = constant.to(x.dtype)
-    threshold = (constant.detach().abs() * lowest_share(x)).clamp_min(torch.finfo(constant.dtype).tiny ** 0.5)
-    return AddConstant(constant, scale, threshold)
+    return AddConstant(constant, scale, threshold(x, constant.detach()))
 
 
 def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
@@ -81,6 +80,7 @@ def with_weights(x: Decomposed, weights: Tensor) -> Any:
     return (x.like(x.parts.masked_fill(closed, 0)) if bool(closed.any()) else x) * weights
 
 
-def lowest_share(x: Decomposed) -> float:
-    """The floor of the rules, and never so low that rounding would decide."""
-    return max(x.context.rules.floor, 4 * torch.finfo(x.dtype).eps)
+def threshold(x: Decomposed, constant: Tensor) -> Tensor:
+    """The size of the parts below which the undecided share counts: the floor, and never so low that rounding would."""
+    floor = max(x.context.rules.floor, 4 * torch.finfo(x.dtype).eps)
+    return (constant.abs() * floor).clamp_min(torch.finfo(constant.dtype).tiny ** 0.5)

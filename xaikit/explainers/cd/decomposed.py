@@ -18,16 +18,7 @@ from xaikit.explainers.cd.properties import get_property, set_property
 from xaikit.explainers.cd.registry import missing_rule, rule_for, rule_in_place
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.explainers.cd.shares import ShareLostError
-from xaikit.torch_ops import (
-    Kind,
-    calling_module,
-    computed,
-    inside_function,
-    kind_of,
-    plain_name,
-    positional,
-    writes,
-)
+from xaikit.torch_ops import Kind, calling_module, computed, inside_function, kind_of, plain_name, positional, writes
 
 
 class Decomposed(torch.Tensor):
@@ -84,11 +75,7 @@ class Decomposed(torch.Tensor):
         return self._later
 
     def defer(self, later: Any) -> None:
-        """Compute the parts by some steps only when they are read.
-
-        Args:
-            later: the steps, a `steps.Deferred`.
-        """
+        """Compute the parts by some steps, a `steps.Deferred`, only when they are read."""
         self._later = later
 
     @property
@@ -121,17 +108,8 @@ class Decomposed(torch.Tensor):
         return self._total
 
     def remember_total(self, total: Tensor) -> None:
-        """Note the value x, known already, so that it need not be summed up.
-
-        Args:
-            total: x, (*shape).
-        """
+        """Note the value x, (*shape), known already, so that it need not be summed up."""
         self._total = total
-
-    @property
-    def count(self) -> int:
-        """The number of masks."""
-        return len(self.share)
 
     def like(self, parts: Tensor, share: Tensor | None = None) -> Decomposed:
         """A decomposed tensor of the same context with other parts.
@@ -167,39 +145,22 @@ class Decomposed(torch.Tensor):
         return stacked(flat)
 
     def aligned_parts(self, ndim: int) -> Tensor:
-        """The parts with dimensions of size 1 put in front of the shape, so that they broadcast as x would.
-
-        Args:
-            ndim: the number of dimensions that x is to have.
-        """
+        """The parts with dimensions of size 1 put in front of the shape, up to `ndim`, to broadcast as x would."""
         missing = ndim - self.dim()
         return self.parts if missing <= 0 else self.parts.reshape(*self.parts.shape[:2], *[1] * missing, *self.shape)
 
     def aligned_share(self, ndim: int) -> Tensor:
-        """The share that goes with `aligned_parts`.
-
-        Args:
-            ndim: the number of dimensions that x is to have.
-        """
+        """The share that goes with `aligned_parts`."""
         return self.share if shares.is_uniform(self.share) else shares.aligned(self.share, ndim)
 
     def is_view_of(self, source: Decomposed) -> Decomposed:
-        """Note that this value shares memory with another, so that in-place ops on either reach both.
-
-        Args:
-            source: the other value; nothing is noted if the memory is not the same.
-        """
+        """Note that this value shares memory with another, if it does, so that in-place ops on either reach both."""
         if memory_of(self.parts) == memory_of(source.parts):
             if source._family is None:
                 source._family = [weakref.ref(source)]
             self._family = source._family
             self._family.append(weakref.ref(self))
         return self
-
-    @property
-    def has_no_views(self) -> bool:
-        """Whether no other value shares its memory."""
-        return len(self.family()) == 1
 
     def family(self) -> list[Decomposed]:
         """This value and the living ones that share its memory."""
@@ -237,11 +198,7 @@ class Decomposed(torch.Tensor):
         return self
 
     def take_over(self, other: Decomposed) -> Decomposed:
-        """Become another value in place, where the steps of both are still put off.
-
-        Args:
-            other: the value, of the same shape.
-        """
+        """Become another value of the same shape in place, where the steps of both are still put off."""
         self._later, self.share, self._total = other.deferred.for_holder(self), other.share, None
         return self
 
@@ -359,6 +316,11 @@ def fractions(x: Decomposed) -> Tensor:
 def on_total(tree: Any) -> Any:
     """Arguments with the total in place of each decomposed tensor."""
     return tree_map_only(Decomposed, lambda value: value.total, tree)
+
+
+def stand_ins(tree: Any) -> Any:
+    """Arguments with a plain tensor of the same form in place of each decomposed one."""
+    return tree_map_only(Decomposed, lambda value: value.parts.detach()[0, 0], tree)
 
 
 def parts_of(value: Any, like: Decomposed) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.blocks import AddedConstant, Cut, SplitFunction, run_steps, undecided
+from xaikit.explainers.cd.blocks import BlockStep, Cut, run_steps, undecided
 from xaikit.explainers.cd.layout import ChannelRows, channels_behind
 
 
@@ -21,23 +21,20 @@ class ShareConstant(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, parts: Tensor, share: Tensor, step: BlockStep, *operands: Tensor | None) -> Tensor:
         """The new parts."""
-        ctx.save_for_backward(parts, constant, share, scale, threshold)
-        return run_steps(parts, share, [AddedConstant(constant, scale, threshold)])
+        ctx.save_for_backward(parts, share, *operands)
+        return run_steps(parts, share, [step])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """By blocks, or as differentiable ops where a second derivative or that of the share is asked for."""
-        operands = ctx.saved_tensors
-        parts, constant, share, scale, _ = operands
-        by_blocks = not ctx.needs_input_grad[2] and accumulates(parts, share, constant, scale)
+        parts, share, constant, scale, threshold = ctx.saved_tensors
+        by_blocks = not ctx.needs_input_grad[1] and accumulates(parts, share, constant, scale)
         if torch.is_grad_enabled() or not by_blocks:
-            return _share_gradients(grad, *operands)
-        d_parts, d_constant, d_scale = share_constant_gradients(grad, *operands)
-        return d_parts, d_constant, None, d_scale, None
+            return _share_gradients(grad, parts, constant, share, scale, threshold)
+        d_parts, d_constant, d_scale = share_constant_gradients(grad, parts, constant, share, scale, threshold)
+        return d_parts, None, None, d_constant, d_scale, None
 
 
 def _share_gradients(
@@ -55,18 +52,18 @@ def _share_gradients(
     d_constant = summed(grad[1] + torch.where(below, u.expand_as(d), a / d) * gap, constant)
     d_share = ((d - n) * (constant / d) * gap).sum_to_size(u.shape).reshape(share.shape)
     d_scale = None if scale is None else summed(inner * parts, scale)
-    return inner if scale is None else inner * scale, d_constant, d_share, d_scale, None
+    return inner if scale is None else inner * scale, d_share, None, d_constant, d_scale, None
 
 
 class SplitSymmetric(torch.autograd.Function):
     """The symmetric split of an elementwise f with f(0) = 0, with its derivative."""
 
     @staticmethod
-    def forward(ctx: Any, parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, parts: Tensor, step: Any) -> Tensor:
         """The new parts."""
         ctx.save_for_backward(parts)
-        ctx.function = function
-        return run_steps(parts, parts.new_zeros(1), [SplitFunction(function)])
+        ctx.function = step.function
+        return run_steps(parts, parts.new_zeros(1), [step])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

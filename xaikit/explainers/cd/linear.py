@@ -22,7 +22,7 @@ MANY_MASKS = 8
 
 def goes_by_total(*values: Decomposed) -> bool:
     """Whether the irrelevant part of a linear map of these values may be computed as what the total leaves."""
-    many = all(value.count >= MANY_MASKS and value.context.rules.floor > 0 for value in values)
+    many = all(len(value.share) >= MANY_MASKS and value.context.rules.floor > 0 for value in values)
     return many and not torch.is_grad_enabled()  # weights may need a gradient too, and `out=` writes none
 
 

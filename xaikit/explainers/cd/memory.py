@@ -17,15 +17,11 @@ def memory_of(tensor: Tensor) -> int:
     try:
         return tensor.untyped_storage().data_ptr()
     except NotImplementedError:
-        raise _transformed("jvp and vmap", "write the derivative out") from None
+        raise transformed("jvp and vmap", "write the derivative out") from None
 
 
-def inside_vmap() -> UnsupportedOperationError:
-    """The error for a decomposed value that meets an operation in a function that `torch.vmap` runs."""
-    return _transformed("torch.vmap", "let the model run its members or samples in a loop")
-
-
-def _transformed(transforms: str, remedy: str) -> UnsupportedOperationError:
+def transformed(transforms: str, remedy: str) -> UnsupportedOperationError:
+    """The error for a decomposed value that meets an operation under a transform of torch.func."""
     return UnsupportedOperationError(
         f"contextual decomposition does not see through transforms of torch.func such as {transforms}, called in "
         f"{calling_module()}; {remedy}, or take another explainer"

@@ -70,12 +70,7 @@ class Context:
     written: Any = None
 
     def take(self, masks: slice, samples: slice) -> Context:
-        """The context for some of the masks and samples; the log is shared.
-
-        Args:
-            masks: which masks.
-            samples: which samples.
-        """
+        """The context for some of the masks and samples; the log is shared."""
         if self.step_masks is None:
             return self
         steps = self.step_masks[masks]

@@ -82,30 +82,17 @@ class Split:
         return len(self.values)
 
     def take(self, masks: slice) -> Split:
-        """The split for some of the masks.
-
-        Args:
-            masks: which ones.
-        """
+        """The split for some of the masks."""
         return dataclasses.replace(self, values=self.values[masks])
 
     def of_samples(self, samples: Tensor | slice) -> Split:
-        """The split for some of the samples.
-
-        Args:
-            samples: which ones.
-        """
+        """The split for some of the samples."""
         values = self.values if self.values.shape[1] == 1 else self.values[:, samples]
         valid = None if self.valid is None else self.valid[samples]
         return dataclasses.replace(self, values=values, valid=valid)
 
     def apply(self, x: Tensor, context: Context) -> Tensor:
-        """The input as the model is to see it: decomposed, or tokens that carry their masks.
-
-        Args:
-            x: the input (N, ...).
-            context: the rules.
-        """
+        """The input (N, ...) as the model is to see it: decomposed, or tokens that carry their masks."""
         if not x.is_floating_point():
             masks = self.values.expand(-1, *x.shape)
             return MaskedTokens(x, masks, self._share(self.values, 1 - self.values, x.dim(), context), context)

@@ -7,45 +7,152 @@ leaves a quarter of them. In the end each block of the parts goes through all st
 
 from __future__ import annotations
 
+import functools
+import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd.blocks import AddedConstant, RestOfTotal, SplitFunction, run_on_total, run_steps
+from xaikit.explainers.cd.blocks import BlockStep, Cut, Kernel, run_on_total, run_steps, undecided
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.derivatives import ShareConstant, SplitSymmetric
 
 
-class AddConstant(AddedConstant):
-    """Compute scale * x + constant, the constant shared between the parts (`constants`)."""
+@dataclass(frozen=True)
+class AddConstant(BlockStep):
+    """Compute scale * x + constant, the constant shared between the parts (`constants`).
+
+    Attributes:
+        constant: broadcasting to x.
+        scale: likewise; None for 1.
+        threshold: the size of the parts below which the undecided share counts, like the constant.
+    """
+
+    OPERANDS = ("constant", "scale", "threshold")
+    constant: Tensor
+    scale: Tensor | None
+    threshold: Tensor
+
+    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:
+        """A function for each block."""
+        operands = cut.operand(self.constant), cut.operand(self.threshold), self._scales(cut)
+        for u, c, low, g in zip(undecided(cut, share, parts), *operands, strict=False):
+            yield functools.partial(_share_constant, u, c, low, g)
+
+    def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What the step makes of the total, a function for each block."""
+        for c, g in zip(cut.operand(self.constant), self._scales(cut), strict=False):
+            yield functools.partial(torch.add, c) if g is None else functools.partial(torch.addcmul, c, g)
+
+    def _scales(self, cut: Cut) -> Iterable[Tensor | None]:
+        return itertools.repeat(None) if self.scale is None else cut.operand(self.scale)
 
     def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:
         """The parts, differentiable."""
-        result: Tensor = ShareConstant.apply(parts, self.constant, share, self.scale, self.threshold)
-        return result
+        return ShareConstant.apply(parts, share, self, *self.operands)  # type: ignore[no-any-return]
 
 
-class SplitStep(SplitFunction):
-    """Split an elementwise f with f(0) = 0 (`rules.activations`)."""
+def _share_constant(  # noqa: PLR0913, PLR0917
+    u: Tensor | float, c: Tensor, low: Tensor, scale: Tensor | None, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor
+) -> None:
+    if scale is not None:
+        r, s = r * scale, s * scale
+    a, b = r.abs(), s.abs()
+    n = a + b
+    d = torch.maximum(n, low)
+    q = c / d
+    e = d.sub_(n)
+    if isinstance(u, float):
+        a.add_(e, alpha=u)
+        b.add_(e, alpha=1 - u)
+    else:
+        a.add_(e * u)
+        b.add_(e * (1 - u))
+    torch.addcmul(r, a, q, out=new_r)
+    torch.addcmul(s, b, q, out=new_s)
+
+
+@dataclass(frozen=True)
+class SplitStep(BlockStep):
+    """Split a function f of each entry, or of each row of entries, with f(0) = 0 or less f(0) (`rules.activations`).
+
+    Attributes:
+        function: f.
+        symmetric: (f(r + s) + f(r) - f(s)) / 2, and with r and s swapped; else f(r) and f(r + s) - f(r).
+        at_zero: f(0), which is taken off f(r + s); None for 0. For symmetric splits.
+    """
+
+    OPERANDS = ("at_zero",)
+    function: Callable[[Tensor], Tensor]
+    symmetric: bool = True
+    at_zero: Tensor | None = None
+
+    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:  # noqa: ARG002
+        """A function for each block."""
+        if self.at_zero is not None:
+            return (functools.partial(self._both_orders, at_zero=value) for value in cut.operand(self.at_zero))
+        return itertools.repeat(self._both_orders if self.symmetric else self._relevant_first, len(cut.sizes))
+
+    def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What the step makes of the total, a function for each block."""
+        return itertools.repeat(self.function, len(cut.sizes))
+
+    def _both_orders(
+        self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor, *, at_zero: Tensor | None = None
+    ) -> None:
+        lead = self.function(r).sub_(self.function(s))
+        total = self.function(r + s)
+        total = total if at_zero is None else total.sub_(at_zero)
+        torch.lerp(lead, total, 0.5, out=new_r)
+        torch.sub(total, new_r, out=new_s)  # f(r + s) - 0, or f(r) - f(r): a part that is exactly 0 stays so
+
+    def _relevant_first(self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:
+        first, total = self.function(r), self.function(r + s)
+        torch.sub(total, first, out=new_s)
+        new_r.copy_(first)
 
     def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:  # noqa: ARG002
         """The parts, differentiable."""
         if self.symmetric and self.at_zero is None:
-            result: Tensor = SplitSymmetric.apply(parts, self.function)
-            return result
-        of_r, of_total = self.function(parts[0]), self.function(parts[0] + parts[1])
-        if not self.symmetric:
-            return torch.stack([of_r, of_total - of_r])
-        lead = of_r - self.function(parts[1])
-        gain = of_total if self.at_zero is None else of_total - self.at_zero
-        return 0.5 * torch.stack([gain + lead, gain - lead])
+            return SplitSymmetric.apply(parts, self)  # type: ignore[no-any-return]
+        of_s = self.function(parts[1]) if self.symmetric else parts[1]
+        gain = self.function(parts[0] + parts[1])
+        gain = gain if self.at_zero is None else gain - self.at_zero
+        return split_gain(self.function(parts[0]), of_s, gain, symmetric=self.symmetric)
 
 
-class FillRest(RestOfTotal):
-    """Let s be what the total leaves (`linear`)."""
+def split_gain(of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero: Tensor | None = None, *, symmetric: bool) -> Tensor:
+    """Split gain = f(r + s) - f(0), given f(r) and f(s), into stacked parts.
+
+    Symmetric: r' = (gain + f(r) - f(s)) / 2 and s' = (gain - f(r) + f(s)) / 2. Else r' = f(r) - f(0) and
+    s' = f(r + s) - f(r). Where r or s is exactly 0, its part is exactly 0.
+    """
+    if symmetric:
+        lead = of_r - of_s
+        return torch.stack([gain + lead, gain - lead]).mul_(0.5)
+    first = of_r if at_zero is None else of_r - at_zero
+    return torch.stack([first, gain - first])
+
+
+@dataclass(frozen=True)
+class FillRest(BlockStep):
+    """Let s be t - r, for the total t of all masks (`linear`)."""
+
+    OPERANDS = ("total",)
+    total: Tensor
+
+    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:  # noqa: ARG002
+        """A function for each block."""
+        return (functools.partial(self._filled, total) for total in cut.operand(self.total))
+
+    @staticmethod
+    def _filled(total: Tensor, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:  # noqa: ARG004
+        torch.sub(total, r, out=new_s)
+        if new_r.data_ptr() != r.data_ptr():
+            new_r.copy_(r)
 
     def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:  # noqa: ARG002
         """The parts, differentiable."""

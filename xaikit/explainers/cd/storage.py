@@ -13,7 +13,7 @@ from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, constant_like
-from xaikit.explainers.cd.memory import inside_vmap
+from xaikit.explainers.cd.memory import transformed
 from xaikit.explainers.cd.shares import ShareLostError
 from xaikit.torch_ops import calling_module
 from xaikit.torch_ops.in_place import base_of
@@ -37,7 +37,7 @@ class WrittenTensors(TorchFunctionMode):
             isinstance(x, Tensor) and isinstance(torch_private.batch_of(x), Decomposed)
             for x in tree_iter((args, kwargs))
         ):
-            raise inside_vmap()
+            raise transformed("torch.vmap", "let the model run its members or samples in a loop")
         if self._written:
             args, kwargs = tree_map_only(Tensor, self.current, (args, kwargs))
         return func(*args, **kwargs)

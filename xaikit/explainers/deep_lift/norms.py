@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaikit.explainers.lrp.rules.normalisation import affine_map, with_statistics
-from xaikit.torch_ops import by_name, operation_name
+from xaikit.explainers.lrp.rules.normalisation import affine_map
+from xaikit.torch_ops import by_name, operation_name, with_statistics
 from xaikit.torch_ops.kinds import NATIVE_BATCH_NORMS
 
 

@@ -112,17 +112,17 @@ def _conditional(
     explained = [find_point(call.model, layer) for layer in explainer.layers]
     conditioned = [find_point(call.model, layer) for condition in conditions for layer in condition]
     points = list({p.name: p for p in (*conditioned, *explained)}.values())
+    names = [p.name for p in points]
     leaves: list[Tensor] = []
 
     def at_layers(inputs: Tensors) -> Tensors:
         readings.check(call.model, call.n)
-        for point, count in zip(points, readings.runs, strict=True):
-            if count > 1 or len(readings.outputs[points.index(point)][0]) != call.n:
+        for point, count, (output, *_) in zip(points, readings.runs, readings.outputs, strict=True):
+            if count > 1 or len(output) != call.n:
                 raise InvalidInputError(
                     f"layer {point.name!r} must run once and keep the batch of {call.n} first, it runs {count} times "
-                    f"and returns {tuple(readings.outputs[points.index(point)][0].shape)}; name one that does"
+                    f"and returns {tuple(output.shape)}; name one that does"
                 )
-        names = [p.name for p in points]
         leaves.extend([readings.by_run[names.index(p.name)][0] for p in explained] or inputs)
         for point in conditioned if explained else ():
             output = readings.outputs[names.index(point.name)][0]
@@ -138,7 +138,6 @@ def _conditional(
     with explainer.tracing(call, trace) as traced, tapped(points, traced.tap) as readings:
         # `passes_kept` keeps the graph for the passes from the layers on.
         with_graph = dataclasses.replace(traced, passes_kept={})
-        names = [p.name for p in points]
         by_target = [dict(zip(names, g, strict=True)) for g in with_graph.grads_of(call.inputs, at=at_layers)]
         masks = []
         for condition in conditions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,44 +19,31 @@ def depends(output: Tensor, inputs: Iterable[Tensor]) -> bool:
     """Whether autograd leads from a result back to one of some tensors, other than through a frozen scale."""
     with torch_private.DisableTorchFunction():
         goals = {get_gradient_edge(x).node for x in inputs}
-    visited, waiting = set(), [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node in goals:
-            return True
-        if node is None or node in visited or node.name() == "StopBackward":
-            continue
-        visited.add(node)
-        waiting += [following for following, _ in node.next_functions]
-    return False
+    return any(node in goals for node in _nodes(output, lambda node: node.name() != "StopBackward"))
 
 
 def is_behind_layers(x: Tensor) -> bool:
     """Whether autograd leads from a tensor back to the output of a layer with a rule of its own."""
-    visited, waiting = set(), [x.grad_fn]
-    while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in visited:
-            continue
-        if torch_private.autograd_class(node) is Ruled:
-            return True
-        visited.add(node)
-        waiting += [following for following, _ in node.next_functions]
-    return False
+    return any(torch_private.autograd_class(node) is Ruled for node in _nodes(x))
 
 
 def operations_before(output: Tensor, tensors: Iterable[Tensor]) -> str:
     """Names of the operations that lead from known tensors, or from rules, to a result."""
-    goals, names = {x.grad_fn for x in tensors}, dict[str, None]()
+    goals = {x.grad_fn for x in tensors}
+    hidden = _nodes(output, lambda node: node not in goals and node.next_functions and not _ours(node))
+    return ", ".join(reversed(dict.fromkeys(map(_operation, hidden))))
+
+
+def _nodes(output: Tensor, enters: Callable[[Any], Any] = lambda _node: True) -> Iterator[Any]:
+    """The nodes of autograd's graph behind a result, as far as they are entered."""
     visited, waiting = set(), [output.grad_fn]
     while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in visited or node in goals or not node.next_functions or _ours(node):
+        node = waiting.pop()
+        if node is None or node in visited or not enters(node):
             continue
         visited.add(node)
-        names[_operation(node)] = None
+        yield node
         waiting += [following for following, _ in node.next_functions]
-    return ", ".join(reversed(names))
 
 
 def _ours(node: Any) -> bool:

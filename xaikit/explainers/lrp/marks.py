@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -107,10 +106,3 @@ class Marks:
             elif isinstance(place, dict):
                 tensors += self.among(*place.values())
         return tensors
-
-
-def same_values(x: Tensor, y: Any) -> bool:
-    """Whether a tensor holds the values of another in the same form, as a copy or a cast that changes nothing does."""
-    if y is x:
-        return True
-    return isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype and torch.is_floating_point(x)

@@ -16,9 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
-from xaikit.core.torch_private import batch_of
+from xaikit.core.torch_private import batch_of, tree_map_only
 from xaikit.explainers.lrp.flow import Pass, UserRuled
-from xaikit.explainers.lrp.marks import GATE, PLAIN, same_values
+from xaikit.explainers.lrp.marks import GATE, PLAIN
 from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
 from xaikit.torch_ops import (
     KINDS,
@@ -123,16 +123,11 @@ def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any
         trace.marks.set_written(args[0])
         return output
     mark = PLAIN
-    if (
-        name in COPIES
-        and args
-        and operands[0] is args[0]
-        and same_values(operands[0], output)
-        and not _drops(name, args, kwargs)
-    ):
+    if name in COPIES and args and operands[0] is args[0] and _is_copy(name, output, args, kwargs):
         mark = marks[0]
     elif (kind in (Kind.STRUCTURE, Kind.SELECTION) or name in KEEPS_GATES) and all(m.gate for m in marks):
-        constants = [batch_of(a) for a in args if _is_constant(trace, a)]
+        tensors = (a for a in args if isinstance(a, Tensor) and a not in trace.marks)
+        constants = [batch_of(a) for a in tensors if a.is_floating_point()]
         mark = GATE if all(bool(((a >= 0) & (a <= 1)).all()) for a in constants) else PLAIN
     if isinstance(output, Tensor) and args and output is args[0]:
         trace.marks.set_written(output, mark)
@@ -143,13 +138,13 @@ def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any
     return output
 
 
-def _is_constant(trace: Trace, value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value not in trace.marks
-
-
-def _drops(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a dropout is on."""
-    return name == "dropout" and bool(kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True)))
+def _is_copy(name: str, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a result holds the values of the first argument in the same form: no cast, no dropout that is on."""
+    if name == "dropout" and kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True)):
+        return False
+    x = args[0]
+    same_form = isinstance(output, Tensor) and output.shape == x.shape and output.dtype == x.dtype
+    return output is x or (same_form and torch.is_floating_point(x))
 
 
 def _passing_relu(trace: Trace, function: Any, x: Tensor, **kwargs: Any) -> Tensor:
@@ -172,19 +167,8 @@ def _user_ruled(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
         output = function(*args, **kwargs)
 
     def shares(relevance: Tensor, y: Tensor, *saved: Tensor) -> tuple[Any, ...]:
-        values = iter(saved)
-        inside = _replaced(trace, (args, kwargs), values)
+        places = dict(zip(map(id, operands), saved, strict=True))
+        inside = tree_map_only(Tensor, lambda x: places.get(id(x), x), (args, kwargs))
         return checked_shares(function, user_rule, user_rule(relevance, y, *inside[0], **inside[1]), operands)
 
     return trace.mark(UserRuled.apply(output, shares, trace.flow, *operands))
-
-
-def _replaced(trace: Trace, value: Any, values: Any) -> Any:
-    """Arguments with the saved tensors in the places of those that depend on the explained input."""
-    if isinstance(value, Tensor):
-        return next(values) if value in trace.marks else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_replaced(trace, v, values) for v in value)
-    if isinstance(value, dict):
-        return {k: _replaced(trace, v, values) for k, v in value.items()}
-    return value

@@ -22,6 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.frozen_norms import frozen_norms
 from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the table of rules)
 from xaikit.explainers.lrp.flow import Flow, Output, Pass, ReadRelevance, Ruled
@@ -79,7 +80,7 @@ class Trace(TorchFunctionMode):
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
             traced = self._traced_inputs(inputs)
             self.names = names
-            with self._modules(names), self:
+            with frozen_norms(names), self._modules(names), self:
                 output = forward(traced, samples)
             self._find_hidden(output)
             self._report()

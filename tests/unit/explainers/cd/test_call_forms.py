@@ -211,6 +211,18 @@ class Tokens(nn.Module):
         return self.head(self.layer(self.embed(ids)).mean(1))
 
 
+class Slices(nn.Module):
+    """Slices of tokens and of their embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(3, 3)
+
+    def forward(self, ids):
+        x = self.embed(ids[:, 1:])
+        return (self.head(x[..., 2:5]) * self.head(x[..., 1::2][..., :3])).sum(1)
+
+
 def exported():
     image, row = torch.randn(2, 1, 8, 8).double(), torch.randn(2, 6).double()
     cnn = nn.Sequential(
@@ -218,11 +230,12 @@ def exported():
         nn.Linear(16, 3),
     )  # fmt: skip
     mlp = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3), nn.Softmax(-1))
-    return {"cnn": (cnn, image), "mlp": (mlp, row), "tokens": (Tokens(), torch.randint(0, 20, (2, 5)))}
+    ids = torch.randint(0, 20, (2, 5))
+    return {"cnn": (cnn, image), "mlp": (mlp, row), "tokens": (Tokens(), ids), "slices": (Slices(), ids)}
 
 
 @pytest.mark.parametrize("decomposed", [False, True])
-@pytest.mark.parametrize("name", ["cnn", "mlp", "tokens"])
+@pytest.mark.parametrize("name", ["cnn", "mlp", "tokens", "slices"])
 @pytest.mark.filterwarnings("ignore")
 def test_exported_programs(name, decomposed):
     """They call torch.ops.aten's operators, which are the same operations under other names."""

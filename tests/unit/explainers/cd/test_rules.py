@@ -257,6 +257,14 @@ class WritesThroughViews(nn.Module):
         return self.last(self.second(hidden).flatten(1))
 
 
+@pytest.mark.parametrize("name", ["max", "min", "median", "nanmedian"])
+def test_one_entry_of_all_brings_its_parts(name):
+    x, masks = W(1, 5, 3), standard_masks((5, 3))
+    result = decompose(lambda x: getattr(x, name)().view(1), x, masks)
+    place = (x.flatten() == getattr(x, name)()).nonzero()
+    torch.testing.assert_close(result.relevant, (masks * x).flatten(1)[:, place[0]], rtol=0, atol=0)
+
+
 def test_an_in_place_step_on_a_view_reaches_what_it_views():
     torch.manual_seed(0)
     model, x = WritesThroughViews(), torch.rand(3, 2, 6, 6)

@@ -13,25 +13,11 @@ from xaikit.explainers.cd.constants import add_constant, constant_step
 from xaikit.explainers.cd.decomposed import Decomposed, fractions
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.rules.structure import expand
-from xaikit.explainers.cd.ruleset import RuleSet
 from xaikit.explainers.cd.shares import ATTENTION_MASK
-from xaikit.explainers.cd.steps import SplitStep, after, run
+from xaikit.explainers.cd.steps import SplitStep, after, run, split_gain
 from xaikit.torch_ops import Kind, operation_name
 
 EntryFunction = Callable[[Tensor], Tensor]
-
-
-def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero: Tensor | None) -> Tensor:
-    """Split gain = f(r + s) - f(0), given f(r) and f(s), into stacked parts.
-
-    "symmetric": r' = (gain + f(r) - f(s)) / 2 and s' = (gain - f(r) + f(s)) / 2. "relevant_first": r' = f(r) - f(0) and
-    s' = f(r + s) - f(r). Where r or s is exactly 0, its part is exactly 0.
-    """
-    if rules.activation == "symmetric":
-        lead = of_r - of_s
-        return torch.stack([gain + lead, gain - lead]).mul_(0.5)
-    first = of_r if at_zero is None else of_r - at_zero
-    return torch.stack([first, gain - first])
 
 
 def activation(
@@ -50,10 +36,10 @@ def activation(
         if fixed and not x.dtype.is_complex:  # a fused step writes into tensors of x's own type; |x| is real
             return after(x, SplitStep(function, symmetric))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
-        return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
+        return x.like(split_gain(function(x.relevant), of_s, function(x.sums), symmetric=symmetric))
     zero = zero if zero.dim() or zero.device == device else at(device)
     of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)
-    parts = split_gain(x.context.rules, of_r, of_s, of_t - zero, zero)
+    parts = split_gain(of_r, of_s, of_t - zero, zero, symmetric=symmetric)
     # f(0) of a vector kernel and of its scalar tail differ in the last bit, so exact zeros are put there by hand
     return add_constant(x.like(torch.where(x.parts == 0, 0, parts)), zero)
 
@@ -154,15 +140,13 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
         row = [size if dim == axis or axis < x.dim() - 1 else 1 for dim, size in enumerate(x.shape)]
         zeros = torch.zeros(row, dtype=x.dtype, device=x.parts.device)
     of_zero = torch.softmax(zeros, axis, dtype=dtype)
-    if axis == x.dim() - 1 and dtype in (None, x.dtype) and x.context.rules.activation == "symmetric":
+    symmetric = x.context.rules.activation == "symmetric"
+    if axis == x.dim() - 1 and dtype in (None, x.dtype) and symmetric:
         split = SplitStep(lambda value: torch.softmax(value, -1), at_zero=of_zero)
-        return (
-            after(after(x, split), constant_step(x, of_zero))
-            if x.deferred
-            else run(x, [split, constant_step(x, of_zero)])
-        )
+        constant = constant_step(x, of_zero)
+        return after(after(x, split), constant) if x.deferred else run(x, [split, constant])
     of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
-    return add_constant(x.like(split_gain(x.context.rules, of_r, of_s, of_t - of_zero, of_zero)), of_zero)
+    return add_constant(x.like(split_gain(of_r, of_s, of_t - of_zero, of_zero, symmetric=symmetric)), of_zero)
 
 
 def _dtype(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype | None:

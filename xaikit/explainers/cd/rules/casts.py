@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaikit.core.torch_private import DisableTorchFunction, DisableTorchFunctionSubclass, tree_map_only
-from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.core.torch_private import DisableTorchFunction, DisableTorchFunctionSubclass
+from xaikit.explainers.cd.decomposed import Decomposed, stand_ins
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.torch_ops import operation_name
 
@@ -18,7 +18,7 @@ CASTS = ("to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", 
 @cd_rule(*CASTS)
 def cast(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Another dtype or device; what is no longer a floating-point tensor is no longer decomposed."""
-    args, kwargs = _stand_ins(args), _stand_ins(kwargs)
+    args, kwargs = stand_ins(args), stand_ins(kwargs)  # which only lend dtype and device
     if not isinstance(input, Decomposed):
         return function(input, *args, **kwargs)
     # The parts lie in memory as suits them.
@@ -33,17 +33,6 @@ def cast(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     if parts is input.parts:
         return input
     return input.like(parts, input.share.to(parts.device, parts.dtype if parts.is_floating_point() else None))
-
-
-def _stand_ins(values: Any) -> Any:
-    """Plain tensors of the same form in place of decomposed operands that only lend dtype and device."""
-    return tree_map_only(Decomposed, lambda value: value.parts.detach()[0, 0], values)
-
-
-@cd_rule("int", "long", "short", "bool", "char", "byte")
-def to_integers(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Tensor:
-    """Whole numbers and truth values carry no decomposition."""
-    return function(input.total, *args, **kwargs)
 
 
 def _lies_as(input: Decomposed, layout: torch.memory_format) -> bool:
@@ -65,15 +54,8 @@ def contiguous(
     return input if _lies_as(input, memory_format) else input.like(input.parts.clone())
 
 
-@cd_rule("clone", "detach")
-def same_entries(function: Any, input: Decomposed, **kwargs: Any) -> Decomposed:
-    """The same entries, copied, or cut off from the graph."""
-    name = operation_name(function)
-    parts = input.parts.clone() if name == "clone" else input.parts.detach() if name == "detach" else input.parts
+@cd_rule("clone", "detach", "__deepcopy__")
+def same_entries(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """The same entries, cut off from the graph, or copied."""
+    parts = input.parts.detach() if operation_name(function) == "detach" else input.parts.clone()
     return input.like(parts).is_view_of(input)
-
-
-@cd_rule("__deepcopy__")
-def deepcopy(function: Any, input: Decomposed, memo: Any) -> Decomposed:
-    """A copy."""
-    return input.like(input.parts.clone())

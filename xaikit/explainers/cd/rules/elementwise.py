@@ -34,16 +34,11 @@ def add(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decompose
     return add_scaled(input, other, alpha)
 
 
-@cd_rule("sub")
+@cd_rule("sub", "rsub")
 def sub(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decomposed:
-    """A difference."""
-    return add_scaled(input, other, -alpha)
-
-
-@cd_rule("rsub")
-def reversed_sub(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decomposed:
-    """A difference, with the operands in reverse."""
-    return add_scaled(other, input, -alpha)
+    """A difference; that of `rsub` has its operands in reverse."""
+    first, second = (other, input) if operation_name(function) == "rsub" else (input, other)
+    return add_scaled(first, second, -alpha)
 
 
 @cd_rule("neg", "positive")

@@ -86,7 +86,7 @@ def numbers(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 _SAME = {"to", "long", "int", "contiguous", "clone", "detach", "cpu", "cuda", "clamp", "clip", "clamp_min", "clamp_max"}
 _SAME |= {"add", "__add__", "sub", "__sub__", "remainder", "__mod__", "masked_fill", "abs"}
 _RESHAPED = {"view", "reshape", "flatten", "squeeze", "unsqueeze"}
-_INDEXED = {"__getitem__", "transpose", "permute", "t", "narrow", "select"}
+_INDEXED = {"__getitem__", "transpose", "permute", "t", "narrow", "select", "slice"}
 
 
 def _carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.constants import lowest_share
+from xaikit.explainers.cd.constants import threshold
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.torch_ops.recurrent import Weights
 
@@ -64,7 +64,7 @@ class GatedStep:
     def constant(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """A constant, and the size of the parts below which the undecided share of it counts."""
         value = value.to(self.like.dtype)
-        return value, (value.abs() * lowest_share(self.like)).clamp_min(torch.finfo(value.dtype).tiny ** 0.5)
+        return value, threshold(self.like, value)
 
     def plus(self, parts: Tensor, constant: tuple[Tensor, Tensor]) -> Tensor:
         """The parts with a constant shared between them: the formula of `constants`."""

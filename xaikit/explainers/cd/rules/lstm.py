@@ -87,13 +87,7 @@ class LSTM:
         self.constant_counts = self.constants != 0
 
     def run(self, states: list[Tensor], alive: Tensor | None, *, reverse: bool) -> tuple[Tensor, list[Tensor]]:
-        """The parts of all outputs, (2, masks, time, N, hidden), and of the last hidden and cell state.
-
-        Args:
-            states: the parts of the first hidden and cell state, (2, masks, N, hidden).
-            alive: (2, masks, time, N, 1), where a part may differ from 0; None where all may.
-            reverse: whether to run from the last step to the first.
-        """
+        """As `gated.GatedStep.run`, with two states: the hidden and the cell state."""
         totals = Totals.of(self.x.total, states, self.weights, self.bias, reverse=reverse)
         self._prepare(totals)
         steps = range(len(self.x) - 1, -1, -1) if reverse else range(len(self.x))

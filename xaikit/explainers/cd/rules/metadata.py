@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from xaikit.core.torch_private import DisableTorchFunction, DisableTorchFunctionSubclass, tree_map_only
-from xaikit.explainers.cd.decomposed import Decomposed, on_total
+from xaikit.core.torch_private import DisableTorchFunction, DisableTorchFunctionSubclass
+from xaikit.explainers.cd.decomposed import Decomposed, on_total, stand_ins
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.torch_ops import Kind, operation_name
 from xaikit.torch_ops.kinds import CREATES, NO_GRADIENT, WHY_NONE
@@ -20,22 +18,15 @@ def _without_kind(reason: str) -> list[str]:
 @cd_rule(*_without_kind(CREATES))
 def new_constant(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A new tensor of the form of a given one is a constant."""
-
-    def stand_in(value: Decomposed) -> torch.Tensor:
-        return value.parts.detach()[0, 0]
-
-    return function(*tree_map_only(Decomposed, stand_in, args), **tree_map_only(Decomposed, stand_in, kwargs))
+    return function(*stand_ins(args), **stand_ins(kwargs))
 
 
-@cd_rule(*_without_kind(NO_GRADIENT))
+@cd_rule(*_without_kind(NO_GRADIENT), Kind.SCALE)
 def question(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Comparisons, branches, indices and step functions go by the total; they carry no decomposition."""
-    return function(*on_total(args), **on_total(kwargs))
+    """Comparisons, branches, indices and step functions go by the total; they carry no decomposition.
 
-
-@cd_rule(Kind.SCALE)
-def frozen_scale(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """The inverse of a size scales a signal; as in layer_norm it is frozen at the total."""
+    So does the inverse of a size: what scales a signal is frozen, as in layer_norm.
+    """
     return function(*on_total(args), **on_total(kwargs))
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from xaikit.explainers.cd.constants import add_constant, constant_step
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.registry import cd_rule
-from xaikit.torch_ops import by_name, operation_name
+from xaikit.torch_ops import by_name, operation_name, with_statistics
 from xaikit.torch_ops.kinds import NATIVE_BATCH_NORMS
 
 
@@ -90,12 +90,6 @@ def of_statistics(a: dict[str, Any]) -> Decomposed:
         result: Decomposed = input.deferred.then(constant_step(input, shift, scale))
         return result
     return add_constant(input, shift, scale)
-
-
-def with_statistics(function: Any, result: Decomposed) -> Any:
-    """The result; exported programs call operators that return the statistics, too, which nothing reads."""
-    native = "native" in operation_name(function)
-    return (result, *(result.parts.new_empty(0) for _ in range(2))) if native else result
 
 
 @cd_rule("local_response_norm")

@@ -15,6 +15,7 @@ from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.affine import folded
 from xaikit.explainers.cd.rules.elementwise import larger
+from xaikit.explainers.cd.rules.structure import along
 from xaikit.torch_ops import operation_name, plain_name
 
 AVERAGES = {f"{kind}avg_pool{n}d": n for kind in ("", "adaptive_", "_adaptive_") for n in (1, 2, 3)}
@@ -66,37 +67,23 @@ def select(parts: Tensor, indices: Tensor, dims: int) -> Tensor:
     return source.gather(-1, flat.expand(*lead, *flat.shape)).view(*lead, *where.shape).movedim(-1, 3)
 
 
-@cd_rule("max", "min")
-def extremum(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """The largest entry of all, along a dimension, or of two tensors."""
-    up = operation_name(function) == "max"
+@cd_rule("max", "min", "median", "nanmedian", "kthvalue", "mode", "topk", "sort", "cummax", "cummin")
+def pick(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Entries along a dimension, or one of all, chosen by the total; of two tensors the larger or the smaller."""
+    name = operation_name(function)
     other = args[0] if args else kwargs.get("other")
-    if isinstance(other, torch.Tensor):
-        return larger(torch.maximum if up else torch.minimum, input, other)
-    if not args and "dim" not in kwargs:
-        flat = input.reshape(-1)
-        return flat[int(flat.total.argmax() if up else flat.total.argmin())]
-    return pick(function, input, *args, **kwargs)
-
-
-@cd_rule("median", "kthvalue", "mode", "nanmedian")
-def pick(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
-    """One entry along a dimension, chosen by the total."""
+    if isinstance(other, Tensor):
+        return larger(torch.maximum if name == "max" else torch.minimum, input, other)
+    if name in ("max", "min", "median", "nanmedian") and not args and "dim" not in kwargs:
+        return pick(function, input.reshape(-1), 0).values
     chosen = function(input.total, *args, **kwargs)
-    position = 1 if operation_name(function) == "kthvalue" else 0
+    position = 1 if name in ("topk", "kthvalue") else 0
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
-    keepdim = chosen.indices.dim() == input.dim()
-    value = input.gather(dim, chosen.indices if keepdim else chosen.indices.unsqueeze(dim))
-    return type(chosen)((value if keepdim else value.squeeze(dim), chosen.indices))
-
-
-@cd_rule("topk", "sort", "cummax", "cummin")
-def order(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
-    """Several entries along a dimension, ordered by the total."""
-    chosen = function(input.total, *args, **kwargs)
-    position = 1 if operation_name(function) == "topk" else 0
-    dim = kwargs.get("dim", args[position] if len(args) > position else -1)
-    return type(chosen)((input.gather(dim, chosen.indices), chosen.indices))
+    if chosen.indices.dim() == input.dim():
+        value = input.gather(dim, chosen.indices)
+    else:
+        value = input.gather(dim, chosen.indices.unsqueeze(dim)).squeeze(dim)
+    return type(chosen)((value, chosen.indices))
 
 
 @cd_rule("amax", "amin")
@@ -115,22 +102,21 @@ def both_extrema(_function: Any, input: Decomposed, *, dim: Any = (), keepdim: b
     return torch.return_types.aminmax((low, high))
 
 
-@cd_rule("gather", "take_along_dim", "index_select")
+@cd_rule("index_select")
+def index_select(function: Any, input: Decomposed, dim: int, index: Tensor) -> Decomposed:
+    """Slices along one dimension."""
+    return along(input, dim, lambda value, axis: value.index_select(axis, index))
+
+
+@cd_rule("gather", "take_along_dim")
 def gather(function: Any, input: Decomposed, dim: Any, index: Any = None, **kwargs: Any) -> Decomposed:
     """Entries at given indices, along one dimension."""
     if operation_name(function) == "take_along_dim":
         dim, index = (index if index is not None else kwargs.get("dim"), dim)
     dim = dim % input.dim()
     share = input.share
-    if not shares.is_uniform(share):
-        if share.shape[1 + dim] > 1 and operation_name(function) == "index_select":
-            share = share.index_select(1 + dim, index)
-        elif share.shape[1 + dim] > 1:
-            share = share.expand(share.shape[0], *input.shape).gather(
-                1 + dim, index.expand(share.shape[0], *index.shape)
-            )
-    if operation_name(function) == "index_select":
-        return input.like(input.parts.index_select(dim + 2, index), share)
+    if not shares.is_uniform(share) and share.shape[1 + dim] > 1:
+        share = share.expand(share.shape[0], *input.shape).gather(1 + dim, index.expand(share.shape[0], *index.shape))
     lead = input.parts.shape[:2]
     if operation_name(function) == "take_along_dim":
         sizes = [index.shape[d] if d == dim else input.shape[d] for d in range(input.dim())]

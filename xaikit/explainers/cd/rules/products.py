@@ -12,6 +12,7 @@ from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, fractions, on_total
 from xaikit.explainers.cd.linear import completed, goes_by_total, nothing_irrelevant
 from xaikit.explainers.cd.registry import cd_rule
+from xaikit.torch_ops import operation_name
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,9 +55,11 @@ def mul(function: Any, input: Any, other: Any, **kwargs: Any) -> Decomposed:
     return product(torch.mul, input, other)
 
 
-@cd_rule("div")
+@cd_rule("div", "rtruediv")
 def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     """Dividing by y scales each part of x by the total of y; a constant over y is shared as the parts of y are."""
+    if operation_name(function) == "rtruediv":
+        input, other = other, input
     if rounding_mode is not None:
         return torch.div(on_total(input), on_total(other), rounding_mode=rounding_mode)
     if not isinstance(input, Decomposed):
@@ -69,20 +72,15 @@ def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = No
     return product(torch.div, input, on_total(other))
 
 
-@cd_rule("rtruediv")
-def reversed_div(function: Any, input: Decomposed, other: Any) -> Any:
-    """A quotient, with the operands in reverse."""
-    return div(torch.div, other, input)
-
-
-@cd_rule("matmul", "bmm", "mm", "mv")
+@cd_rule("matmul", "bmm", "mm", "mv", "rmatmul")
 def matmul(function: Any, input: Any, other: Any, **kwargs: Any) -> Any:
     """Matrix products; a vector on either side is a matrix with one row or column."""
-    if other.dim() == 1:
-        return matmul(function, input, other.unsqueeze(-1)).squeeze(-1)
-    if input.dim() == 1:
-        return matmul(function, input.unsqueeze(0), other).squeeze(-2)
-    return product(torch.matmul, input, other, _matmul_share(input, other))
+    x, y = (other, input) if operation_name(function) == "rmatmul" else (input, other)
+    if y.dim() == 1:
+        return matmul(torch.matmul, x, y.unsqueeze(-1)).squeeze(-1)
+    if x.dim() == 1:
+        return matmul(torch.matmul, x.unsqueeze(0), y).squeeze(-2)
+    return product(torch.matmul, x, y, _matmul_share(x, y))
 
 
 def _matmul_share(x: Any, y: Any) -> Tensor | None:
@@ -94,9 +92,3 @@ def _matmul_share(x: Any, y: Any) -> Tensor | None:
         if isinstance(value, Decomposed)
     ]
     return values[0] if len(values) == 1 or values[0] is values[1] else shares.merged(values[0], values[1], ndim)
-
-
-@cd_rule("rmatmul")
-def reversed_matmul(function: Any, input: Decomposed, other: Any) -> Any:
-    """A matrix product, with the operands in reverse."""
-    return matmul(torch.matmul, other, input)

@@ -6,6 +6,7 @@ A step is twenty to forty small operations, and their number is what it costs, s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +32,7 @@ NETS: dict[str, Callable[..., Any]] = {
 @cd_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent_net(function: Any, *args: Any) -> Any:
     """All layers and directions of a recurrent net, on a padded batch or a packed one."""
-    name = operation_name(function)
-
-    def run(sequences: Sequences, state: tuple[Any, ...], weights: Weights, reverse: bool) -> Any:
-        return _layer(name, sequences, state, weights, reverse)
-
-    return recurrent(function, *args, run=run)
+    return recurrent(function, *args, run=functools.partial(_layer, operation_name(function)))
 
 
 @cd_rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
@@ -115,10 +111,8 @@ def unpack(
 ) -> tuple[Any, Tensor]:
     """The inverse of packing."""
     counts = batch_sizes.tolist()
-    steps, lengths = (
-        max(total_length, len(counts)),
-        torch.tensor([sum(c > n for c in counts) for n in range(counts[0])], device="cpu"),
-    )
+    steps = max(total_length, len(counts))
+    lengths = torch.tensor([sum(c > n for c in counts) for n in range(counts[0])], device="cpu")
     rows = [t * counts[0] + n for t, count in enumerate(counts) for n in range(count)]
     padded: Any = torch.full((steps * counts[0], *data.shape[1:]), padding_value, dtype=data.dtype, device="cpu")
     padded = padded.to(data.share.device).index_copy(0, torch.tensor(rows, device=data.share.device), data)

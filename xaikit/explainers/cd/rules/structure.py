@@ -13,16 +13,12 @@ from torch.nn import functional
 
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import (
-    Decomposed,
-    on_total,
-    parts_of,
-)
+from xaikit.explainers.cd.decomposed import Decomposed, on_total, parts_of
 from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules import by_kind
 from xaikit.explainers.cd.shares import ShareLostError
-from xaikit.torch_ops import calling_module, operation_name
+from xaikit.torch_ops import by_name, calling_module, operation_name
 
 
 def behind(dim: int) -> int:
@@ -72,7 +68,7 @@ def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Any
     if -1 in sizes:
         known_size = prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = input.numel() // known_size if known_size else 0
-    if input.has_no_views and channels_behind(input.parts):
+    if len(input.family()) == 1 and channels_behind(input.parts):
         # The model's own tensor is in the usual order and shares its memory with its view, so an in-place op on either
         # reaches both; so must these.
         input.parts = input.parts.contiguous()
@@ -80,12 +76,13 @@ def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Any
     return input.like(parts, shares.reshaped(input.share, input.shape, sizes)).is_view_of(input)
 
 
-@cd_rule("view_as", "reshape_as")
-def reshape_as(function: Any, input: Any, other: Any) -> Any:
+@cd_rule("view_as", "reshape_as", "expand_as")
+def formed_as(function: Any, input: Any, other: Any) -> Any:
     """The shape of another tensor; a constant that takes a decomposed value's shape stays a constant."""
-    if not isinstance(input, Decomposed):
-        return input.reshape(other.shape)
-    return reshape(function, input, other.shape)
+    change = expand if operation_name(function) == "expand_as" else reshape
+    if isinstance(input, Decomposed):
+        return change(function, input, other.shape)
+    return input.expand(other.shape) if change is expand else input.reshape(other.shape)
 
 
 @cd_rule("flatten", "ravel")
@@ -119,12 +116,6 @@ def matrix_transpose(function: Any, input: Decomposed) -> Decomposed:
     return input if input.dim() < 2 else moved(input, lambda value: value.transpose(-2, -1))
 
 
-@cd_rule("transpose")
-def transpose(function: Any, input: Decomposed, dim0: int, dim1: int) -> Decomposed:
-    """Two dimensions swapped."""
-    return moved(input, lambda value: value.transpose(behind(dim0), behind(dim1)))
-
-
 @cd_rule("movedim")
 def movedim(function: Any, input: Decomposed, source: Any, destination: Any) -> Decomposed:
     """Dimensions moved elsewhere."""
@@ -142,12 +133,6 @@ def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Any:
     return reshape(function, input, [size for d, size in enumerate(input.shape) if d not in dims or size != 1])
 
 
-@cd_rule("unsqueeze")
-def unsqueeze(function: Any, input: Decomposed, dim: int) -> Decomposed:
-    """A dimension of size 1 put in."""
-    return moved(input, lambda value: value.unsqueeze(behind(dim)))
-
-
 @cd_rule("expand", "broadcast_to")
 def expand(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Decomposed:
     """Broadcast to a larger shape."""
@@ -156,24 +141,19 @@ def expand(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Deco
     return input.like(parts, input.aligned_share(len(target))).is_view_of(input)
 
 
-@cd_rule("expand_as")
-def expand_as(function: Any, input: Any, other: Any) -> Any:
-    """Broadcast to the shape of another tensor; a constant stays one."""
-    if not isinstance(input, Decomposed):
-        return input.expand(other.shape)
-    return expand(function, input, other.shape)
-
-
 @cd_rule("repeat_interleave")
 def repeat_interleave(function: Any, input: Any, repeats: Any, dim: int | None = None, **kwargs: Any) -> Any:
     """Each entry several times."""
     if dim is None:
         return repeat_interleave(function, input.reshape(-1), repeats, 0, **kwargs)
-    dim = dim % input.dim()
-    share = input.share
-    if not shares.is_uniform(share) and share.shape[1 + dim] > 1:
-        share = share.repeat_interleave(repeats, 1 + dim)
-    return input.like(input.parts.repeat_interleave(repeats, dim + 2, **kwargs), share)
+    return along(input, dim, lambda value, axis: value.repeat_interleave(repeats, axis, **kwargs))
+
+
+def along(x: Decomposed, dim: int, change: Callable[[Tensor, int], Tensor]) -> Decomposed:
+    """A change `change(tensor, dimension)` of what stands along one dimension."""
+    dim = dim % x.dim()
+    varies = not shares.is_uniform(x.share) and x.share.shape[1 + dim] > 1
+    return x.like(change(x.parts, dim + 2), change(x.share, dim + 1) if varies else x.share)
 
 
 @cd_rule("chunk", "split", "split_with_sizes", "tensor_split")
@@ -191,28 +171,31 @@ def split_along(function: Any, input: Decomposed, size: Any) -> Any:
     return split(torch.tensor_split, input, size, dim)
 
 
-@cd_rule("unbind")
-def unbind(function: Any, input: Decomposed, dim: int = 0) -> Any:
-    """Slices along one dimension."""
-    return moved(input, lambda value: value.unbind(behind(dim)))
+FIRST_DIMS = {"unsqueeze": 1, "unbind": 1, "narrow": 1, "select": 1, "transpose": 2}
+"""Views, with how many of their arguments name a dimension; those come first."""
+
+
+@cd_rule(*FIRST_DIMS)
+def view(function: Any, input: Decomposed, *args: Any) -> Any:
+    """A dimension put in, slices or a stretch of one, two of them swapped."""
+    name = operation_name(function)
+    count = FIRST_DIMS[name]
+    dims, others = [behind(dim) for dim in args[:count] or (0,)], map(int, args[count:])
+    arguments = (*dims, *others)
+    return moved(input, lambda value: getattr(value, name)(*arguments))
 
 
 @cd_rule("__iter__")
 def iterate(function: Any, input: Decomposed) -> Any:
     """Slices along the first dimension."""
-    return iter(unbind(function, input, 0))
+    return iter(input.unbind())
 
 
-@cd_rule("narrow")
-def narrow(function: Any, input: Decomposed, dim: int, start: Any, length: int) -> Decomposed:
-    """A stretch of one dimension."""
-    return moved(input, lambda value: value.narrow(behind(dim), int(start), length))
-
-
-@cd_rule("select")
-def select(function: Any, input: Decomposed, dim: int, index: Any) -> Decomposed:
-    """One slice."""
-    return moved(input, lambda value: value.select(behind(dim), int(index)))
+@cd_rule("slice")
+def stretch(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
+    """A stretch of one dimension, as exported programs take it."""
+    a = by_name(function, (input, *args), kwargs)
+    return moved(input, lambda value: function(value, behind(a["dim"]), a["start"], a["end"], a["step"]))
 
 
 @cd_rule("diagonal")
@@ -235,16 +218,11 @@ def as_strided(function: Any, input: Decomposed, size: Any, stride: Any, storage
 
 
 @cd_rule("unfold")
-def unfold(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+def unfold(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Sliding windows along one dimension (the method), or patches of an image as columns (the function)."""
     if function is not torch.Tensor.unfold:
-        patches: Decomposed = by_kind.structure(function, input, *args, **kwargs)
-        return patches
-    return sliding(input, *args, **kwargs)
-
-
-def sliding(input: Decomposed, dimension: int, size: int, step: int) -> Decomposed:
-    """Sliding windows along one dimension."""
+        return by_kind.structure(function, input, *args, **kwargs)
+    dimension, size, step = args
     return moved(input, lambda value: value.unfold(behind(dimension), size, step))
 
 

@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd.decomposed import (
-    Decomposed,
-    as_constant,
-    constant_like,
-    on_total,
-    storage_of,
-)
+from xaikit.explainers.cd.decomposed import Decomposed, as_constant, constant_like, on_total, storage_of
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.rules import by_kind
 from xaikit.explainers.cd.rules.elementwise import masked_fill

@@ -11,8 +11,8 @@ from xaikit.explainers.lrp.layers import DIAGONAL, Affine, StandaloneBatchNorm, 
 from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.explainers.lrp.rules.affine import ruled, with_rule
-from xaikit.explainers.lrp.rules.normalisation import affine_map, normalised, with_statistics
-from xaikit.torch_ops import by_name
+from xaikit.explainers.lrp.rules.normalisation import affine_map, normalised
+from xaikit.torch_ops import by_name, with_statistics
 from xaikit.torch_ops.kinds import NATIVE_BATCH_NORMS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from xaikit.core.torch_private import batch_of, version_of
 from xaikit.explainers.lrp.flow import Output, Pass, Share, Stop, per_unit, relevance_of
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
-from xaikit.torch_ops import Kind, operation_name
+from xaikit.torch_ops import Kind, kind_of, operation_name
 from xaikit.torch_ops.kinds import IDENTITY_ON_A_RANGE, degree_of
 
 if TYPE_CHECKING:
@@ -32,22 +32,15 @@ def passed(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str,
     return trace.mark(Pass.apply(operands[0], output, trace.flow, identity), mark)
 
 
-@rule(Kind.ELEMENTWISE, "normalize", "local_response_norm", "renorm")
+@rule(Kind.ELEMENTWISE, Kind.GATE, "normalize", "local_response_norm", "renorm")
 def activation(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
-    """R_in = R_out. Normalisations by a norm stand here too: y / x is their frozen scale."""
-    return passed(trace, function, args, kwargs)
+    """R_in = R_out. Normalisations by a norm stand here too: y / x is their frozen scale.
 
-
-@rule(Kind.GATE)
-def gate(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
-    """R_in = R_out; the output lies in [0, 1]."""
-    return passed(trace, function, args, kwargs, GATE)
-
-
-@rule("tanh", "erf")
-def odd(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
-    """R_in = R_out; 1 + y is a gate, as GELU is written by hand."""
-    return passed(trace, function, args, kwargs, Mark(odd=True))
+    The output of a gate lies in [0, 1]. Of tanh and erf 1 + y is a gate, as GELU is written by hand.
+    """
+    if operation_name(function) in ("tanh", "erf"):
+        return passed(trace, function, args, kwargs, Mark(odd=True))
+    return passed(trace, function, args, kwargs, GATE if kind_of(function) is Kind.GATE else PLAIN)
 
 
 @rule("softmax", "log_softmax", "softmin")

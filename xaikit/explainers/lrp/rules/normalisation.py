@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaikit.explainers.lrp.flow import Stop
 from xaikit.explainers.lrp.registry import HANDLERS, rule
-from xaikit.torch_ops import by_name, operation_name
+from xaikit.torch_ops import by_name, operation_name, with_statistics
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
@@ -46,12 +46,6 @@ def group_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """GroupNorm."""
     a = by_name(function, args, kwargs)
     return with_statistics(function, _grouped(trace, a, a["num_groups" if "num_groups" in a else "group"]))
-
-
-def with_statistics(function: Any, y: Tensor) -> Any:
-    """The result; exported programs call operators that return the statistics, too, which nothing reads."""
-    native = "native" in operation_name(function)
-    return (y, *(y.new_empty(0) for _ in range(2))) if native else y
 
 
 @rule("instance_norm")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.lrp.flow import Share, Stop
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
@@ -44,21 +45,9 @@ def shared(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
 @rule(Kind.PRODUCT)
 def product(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Tensor:
     """Relevance to the signals in equal shares, to gates only among themselves."""
-    flat, nested = _flat(operands)
-    factors, mark = shared(trace, flat)
-    if nested:
-        front = [a for a in operands[: len(operands) - 1] if isinstance(a, str)]
-        return trace.mark(function(*front, factors, **kwargs), mark)
-    tensors = iter(factors)
-    return trace.mark(function(*(next(tensors) if isinstance(a, Tensor) else a for a in operands), **kwargs), mark)
-
-
-def _flat(operands: tuple[Any, ...]) -> tuple[list[Any], bool]:
-    """The tensors among the operands, which may stand in a list (einsum, chain_matmul)."""
-    last = operands[-1]
-    if isinstance(last, (tuple, list)) and last and all(isinstance(t, Tensor) for t in last):
-        return list(last), True
-    return [a for a in operands if isinstance(a, Tensor)], False
+    factors, mark = shared(trace, [t for t in tree_iter(operands) if isinstance(t, Tensor)])
+    shares = iter(factors)  # the operands may stand in a list (einsum, chain_matmul)
+    return trace.mark(function(*tree_map_only(Tensor, lambda _: next(shares), operands), **kwargs), mark)
 
 
 @rule(Kind.QUOTIENT)
