@@ -108,9 +108,8 @@ class Judge:
         beyond = max(by_class(part - same, labels) for part in (moved if is_concept else moved.mean(0, keepdim=True)))
         right = torch.stack([other == labels for other in others]).double().mean(0)
         worst = math.nan if self._groups is None else worst_mean(right, self._groups)
-        kept = float((as_is == labels).double().mean())
-        within = float(same.double().mean())
-        return Measured(kept, exchanged, changed, largest, within, worst, logits.shape[1], beyond)
+        accuracy, within = float((as_is == labels).double().mean()), float(same.double().mean())
+        return Measured(accuracy, exchanged, changed, largest, within, worst, logits.shape[1], beyond)
 
     def worst_loss(self, model: nn.Module) -> float:
         """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher; of the worst group.

@@ -326,5 +326,5 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
             f"what was named may hold all that matters"
         )
     figures = (measured.accuracy_kept, measured.accuracy_exchanged, measured.changed)
-    rest = (measured.changed_within, measured.worst_group, measured.reliance_by_class)
-    return MendTry(method, *figures, epochs, seconds, note, *rest)
+    others = (measured.changed_within, measured.worst_group, measured.reliance_by_class)
+    return MendTry(method, *figures, epochs, seconds, note, *others)

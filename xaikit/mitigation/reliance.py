@@ -48,10 +48,10 @@ class RelianceTally:
         other, same = (torch.stack([parts[Exchange(draw, kind)] for draw in draws]) for kind in (False, True))
         labels = torch.stack([torch.cat(donor_labels[draw]) for draw in draws])
         intervals = [paired_interval(other.mean(0), same.mean(0), LEVEL)]
-        classes, own = labels.unique().tolist(), own_labels.unique().tolist()
-        level = 1 - (1 - LEVEL) / (len(classes) + len(own))
+        classes, receiving = labels.unique().tolist(), own_labels.unique().tolist()
+        level = 1 - (1 - LEVEL) / (len(classes) + len(receiving))
         intervals += [paired_interval(other[labels == c], same[labels == c], level) for c in classes]
-        of_class = [(other[:, own_labels == c].mean(0), same[:, own_labels == c].mean(0)) for c in own]
+        of_class = [(other[:, own_labels == c].mean(0), same[:, own_labels == c].mean(0)) for c in receiving]
         intervals += [paired_interval(*both, level) for both in of_class]
         return max(intervals, key=lambda interval: (is_reliance(interval), interval.low))
 
