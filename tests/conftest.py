@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -64,6 +66,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for hand in hands:
         kept = hand[:size]
         items += kept + [spare.pop(0) for _ in range(min(size - len(kept), len(spare)))]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """The numbers that a file draws while it is imported do not depend on the files before it."""
+    _seed()
+    torch.default_generator.manual_seed(0)  # torch.manual_seed would walk through all kinds of devices
+    return (yield)
+
+
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
 
 
 def pytest_collection_finish() -> None:
@@ -130,4 +145,5 @@ def _garbage() -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    _seed()
     torch.manual_seed(0)

@@ -36,7 +36,7 @@ def test_a_notebook_runs(path, tmp_path):
     # In a process of its own: Jupyter's warnings are not ours.
     run = "from nbclient.cli import main; main()"
     out = tmp_path / "executed.ipynb"
-    command = [sys.executable, "-c", run, "--timeout=120", f"--output={out.with_suffix('')}", str(path)]
+    command = [sys.executable, "-c", run, "--timeout=600", f"--output={out.with_suffix('')}", str(path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(tmp_path)}
     with warm():
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)

@@ -151,6 +151,19 @@ class LossGradients:
         """
         return [gradient for batch in self.batches(data, what) for gradient in self.of_each(batch)]
 
+    def mean_gradient(self, data: Any) -> WeightDirection:
+        """The gradient of the mean loss of the training data.
+
+        Args:
+            data: as for `batches`.
+        """
+        count, total = 0, tuple(torch.zeros_like(w) for w in self.weights)
+        for batch in self.batches(data, "train"):
+            with torch.enable_grad():
+                part = self._gradient(self.losses(self.outputs(batch), batch.labels).sum())
+            count, total = count + batch.size, tuple(t + p for t, p in zip(total, part, strict=True))
+        return tuple(t / count for t in total)
+
     def products(self, batch: Batch, directions: Sequence[WeightDirection]) -> Tensor:
         """The products of each sample's gradient with some directions, (directions, N).
 

@@ -78,7 +78,7 @@ def test_the_influence_function_is_what_retraining_without_the_sample_does():
         torch.stack([losses_of_tests(converged(model, *without(i))) for i in range(N)], 1)
         - losses_of_tests(model)[:, None]
     )
-    values = influence_function(model, TRAIN, TEST, damping=DECAY, progress=False).values
+    values = influence_function(model, TRAIN, TEST, progress=False).values
     for expected, value in zip(truth, values, strict=True):
         assert spearmanr(expected, value).statistic > 0.9
     assert (values - truth).abs().mean() < 0.35 * truth.abs().mean()  # the size too, not only the order
@@ -140,7 +140,8 @@ def test_the_curvature_is_the_gauss_newton_matrix_and_the_system_is_solved():
     matrix = torch.einsum("nkp,nkl,nlq->pq", jacobian, bend, jacobian) / N + DECAY * torch.eye(jacobian.shape[2])
     trained, asked = plain_gradients(model, x, y), plain_gradients(model, *TEST)
     expected = asked @ torch.linalg.solve(matrix, trained.T) / N
-    found = influence_function(model, TRAIN, TEST, damping=DECAY, tolerance=1e-10, batch_size=8, progress=False)
+    settings = {"damping": DECAY, "curvature": "gauss_newton", "tolerance": 1e-10, "batch_size": 8}
+    found = influence_function(model, TRAIN, TEST, **settings, progress=False)
     assert torch.allclose(found.values, expected, rtol=1e-6, atol=1e-10)
 
 
@@ -208,8 +209,9 @@ def test_what_cannot_be_is_refused():
 
 
 def test_a_solution_that_is_not_reached_is_told():
+    options = {"curvature": "gauss_newton", "damping": 0.01, "max_iter": 1, "tolerance": 1e-8}
     with pytest.warns(UserWarning, match="3 of 3 test samples did not reach the tolerance"):
-        influence_function(two_layers(), TRAIN, TEST, max_iter=1, tolerance=1e-8, progress=False)
+        influence_function(two_layers(), TRAIN, TEST, **options, progress=False)
     matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
     solution, reached = conjugate_gradients(lambda d: (matrix @ d[0],), (torch.tensor([1.0, 2.0]),), 5, 1e-6)
     assert reached
@@ -269,6 +271,8 @@ def test_loaders_that_shuffle_in_any_way_are_refused(function, name):
 def test_what_users_pass(function, tmp_path):
     """Modules and numbers as layers, inference mode, numpy's numbers; labels and losses that cannot be."""
     model, options = two_layers(), {"progress": False}
+    if function is influence_function:
+        options |= {"curvature": "gauss_newton", "damping": 0.01}
     expected = function(model, TRAIN, TEST, layers="2", **options).values
     for layers in (model[2], 2, ["2"], [model[2]]):
         assert torch.equal(function(model, TRAIN, TEST, layers=layers, **options).values, expected)
@@ -286,8 +290,9 @@ def test_what_users_pass(function, tmp_path):
 
 def test_settings_and_files_of_checkpoints(tmp_path):
     model, options = two_layers(), {"progress": False}
-    plain = influence_function(model, TRAIN, TEST, damping=0.5, **options)
-    assert torch.equal(influence_function(model, TRAIN, TEST, damping=np.float32(0.5), **options).values, plain.values)
+    whole = {**options, "curvature": "gauss_newton"}
+    plain = influence_function(model, TRAIN, TEST, damping=0.5, **whole)
+    assert torch.equal(influence_function(model, TRAIN, TEST, damping=np.float32(0.5), **whole).values, plain.values)
     for settings in ({"damping": 0}, {"damping": "0.1"}, {"max_iter": 0}, {"tolerance": "a"}):
         with pytest.raises((InvalidInputError, InvalidTypeError), match=next(iter(settings))):
             influence_function(model, TRAIN, TEST, **settings, **options)
@@ -333,3 +338,46 @@ def test_the_hessian_is_the_exact_curvature_and_must_have_no_negative_direction(
         influence_function(model, (x, y), (x[:2], y[:2]), damping=-lowest / 10, **options)
     with pytest.raises(InvalidInputError, match="curvature must be one of"):
         influence_function(model, (x, y), (x[:2], y[:2]), curvature="newton")
+
+
+@pytest.mark.parametrize("biases_decay", [True, False], ids=["all decayed", "no decay of biases"])
+def test_by_default_the_weights_tell_their_decay_and_the_curvature_is_the_exact_one(biases_decay):
+    torch.manual_seed(0)
+    x, y = blobs(40, 3)
+    y = torch.where(torch.rand(40) < 0.2, 1 - y, y)
+    model, decay = nn.Linear(3, 2).double(), 0.02
+    decayed = [p for p in model.parameters() if biases_decay or p.ndim > 1]
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=300, tolerance_grad=1e-12, tolerance_change=1e-16)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y) + decay / 2 * sum(p.square().sum() for p in decayed)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    options = {"progress": False, "tolerance": 1e-9}
+    values = influence_function(model, (x, y), (x[:3], y[:3]), **options).values
+    # Of a linear model the Gauss-Newton matrix is the Hessian; a common shift of both biases changes nothing.
+    weights = list(model.parameters())
+    losses = [F.cross_entropy(model(x[[i]]), y[[i]]) for i in range(40)]
+    gradients = torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(v, weights)]) for v in losses])
+    scales = torch.cat(
+        [torch.full_like(w, decay if biases_decay or w.ndim > 1 else decay / 100).flatten() for w in weights]
+    )
+    p = model(x).softmax(1).detach()
+    inputs = torch.cat([x, torch.ones(40, 1)], 1)
+    bent = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    hessian = torch.einsum("nab,ni,nj->aibj", bent, inputs, inputs) / 40  # (class, input or bias) twice
+    order = [4 * c + i for c in range(2) for i in range(3)] + [3, 7]
+    matrix = hessian.reshape(8, 8)[order][:, order] + torch.diag(scales)
+    torch.testing.assert_close(
+        values, gradients[:3] @ torch.linalg.solve(matrix, gradients.T) / 40, rtol=1e-5, atol=1e-9
+    )
+
+
+def test_weights_at_no_minimum_are_told():
+    with pytest.warns(UserWarning, match="at no minimum of the training loss that a weight decay would explain"):
+        found = influence_function(two_layers(), TRAIN, TEST, progress=False)
+    options = {"curvature": "gauss_newton", "damping": 0.01, "progress": False}
+    assert torch.equal(found.values, influence_function(two_layers(), TRAIN, TEST, **options).values)

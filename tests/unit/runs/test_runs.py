@@ -209,7 +209,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path):
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL  # it had not come to its end
-    process = forked(explain_slowly, out, tmp_path / "begun")
+    process = forked(explain_slowly, out, tmp_path / "begun", True)
     process.join()
     assert process.exitcode == 0
     run = load_run(out)

@@ -20,6 +20,7 @@ TAP = 60  # ms between looks
 def opened(browser, link, *, width=1280, scheme="light", shown=".card .tile img"):
     """The page of a link, ready; what it says and asks is kept."""
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    page.set_default_timeout(120_000)
     page.said, page.asked = [], []
     page.on("console", lambda message: page.said.append(message.text))
     page.on("pageerror", lambda error: page.said.append(str(error)))
@@ -32,7 +33,7 @@ def opened(browser, link, *, width=1280, scheme="light", shown=".card .tile img"
     return page
 
 
-def until(page, expression, seconds=18):
+def until(page, expression, seconds=120):
     """Wait until an expression is true (the page's policy forbids playwright's own way)."""
     for _ in range(1000 * seconds // TAP):
         if page.evaluate(expression):
