@@ -342,7 +342,7 @@ class Call:
             raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
             form = self.form, tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
-            if check_second_derivative(grads, self.facts, form) and not (self.layers or self.read_at):
+            if check_second_derivative(grads, self.facts, form) and not (self.layers or self.read_at or self.recompute):
                 plain = dataclasses.replace(self, create_graph=False)._grad
                 refuse_detached(grads, start, points, lambda moved: plain(moved, copies))
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
