@@ -351,4 +351,4 @@ def as_constant(value: Any, like: Decomposed) -> Tensor:
     """A number or plain tensor as a floating-point tensor; a number takes the dtype of the tensor that it meets."""
     if isinstance(value, Tensor):
         return value if value.is_floating_point() or value.is_complex() else value.to(like.parts.dtype)
-    return torch.as_tensor(value, dtype=like.parts.dtype, device=like.parts.device)
+    return torch.as_tensor(value, dtype=torch.result_type(like.parts, value), device=like.parts.device)
