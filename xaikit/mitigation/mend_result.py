@@ -13,7 +13,7 @@ from xaikit.core.percentages import percent
 from xaikit.core.results import Real, Result, Stopped
 from xaikit.core.spec_strings import split_spec
 from xaikit.mitigation.assess import Assessment
-from xaikit.mitigation.reliance import RELIES
+from xaikit.mitigation.reliance import RELIES, doubt_of_few
 from xaikit.mitigation.tables import aligned
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
@@ -126,7 +126,7 @@ class MendResult(Result):
         if self.method == "unchanged" and not self.relies:
             return (
                 f"nothing to mend: {percent(first.changed)} of predictions change with {self.shortcut} exchanged; "
-                f"accuracy on exchanged data {percent(first.accuracy_exchanged)}"
+                f"accuracy on exchanged data {percent(first.accuracy_exchanged)}{self._doubt}"
             )
         lost = first.accuracy_kept - last.accuracy_kept
         opening = "does not rely on it any more: "
@@ -150,6 +150,7 @@ class MendResult(Result):
             )
         if self.relies and "n_epochs=" not in last.note:
             text += f"; try {self._advice()}"
+        text += self._doubt
         if self.added:
             exchanged = "they were exchanged" if len(self.added) > 1 else "it was exchanged"
             text += f". The model relied on the {' and the '.join(self.added)}, too, so {exchanged} with it"
@@ -160,6 +161,10 @@ class MendResult(Result):
                 f"(epochs: {last.epochs}; set n_epochs= higher)"
             )
         return text
+
+    @property
+    def _doubt(self) -> str:
+        return doubt_of_few(self.after.samples) if self.after is not None and not self.relies else ""
 
     def _of_groups(self, first: MendTry, last: MendTry) -> str:
         """The verdict where nothing but groups is known."""

@@ -144,3 +144,19 @@ def test_what_a_rare_class_relies_on_is_mended():
     assert not result.relies
     x[:, 0] = 0
     assert float((result.model(x).argmax(1) == y).float().mean()) == 1
+
+
+FEW = "; 12 samples are few: where none changes, up to 25.0 % of all may"
+
+
+@pytest.mark.parametrize(("n", "doubt"), [(12, FEW), (30, "")])
+def test_few_samples_are_no_proof(n, doubt):
+    """0.05 = (1 - share)^n at a share of about 3 / n."""
+    model, x, y = ill_among_healthy(n, n // 2)
+    with torch.no_grad():
+        model.weight[1, 0], model.bias[1] = 0.0, 0.0
+    said = measure(model, (x, y), factor="column:indices=[0]", explainers=()).verdict
+    opening = (
+        "does not rely on it: 0.0 % of predictions change when it is exchanged; accuracy on exchanged data 100.0 %"
+    )
+    assert said == opening + doubt
