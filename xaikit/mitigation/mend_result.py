@@ -139,8 +139,8 @@ class MendResult(Result):
         if last.note:
             opening = f"not mended: {last.note}. "
         text = (
-            f"{opening}{percent(first.changed)} of predictions changed with {self.shortcut} exchanged, now "
-            f"{percent(last.changed)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
+            f"{opening}{_changed(first)} of predictions changed with {self.shortcut} exchanged, now "
+            f"{_changed(last)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
             f"{percent(last.accuracy_exchanged)}, with it kept {percent(first.accuracy_kept)} before, now "
             f"{percent(last.accuracy_kept)}"
         )
@@ -208,6 +208,14 @@ class MendResult(Result):
             lines.append([_in_short(row.method) + mark, *figures, str(row.epochs), f"{row.seconds:.0f} s"])
         title = f"MendResult of {self.shortcut}"
         return "\n".join([title, self.verdict, *aligned(lines), f"* chosen: {self.method}"])
+
+
+def _changed(row: MendTry) -> str:
+    """The share of predictions that change, and that by class where this alone tells of a reliance."""
+    is_rare = row.relies and row.changed <= RELIES
+    return percent(row.changed) + (
+        f" ({percent(row.reliance_by_class)} with every class counted equally)" if is_rare else ""
+    )
 
 
 def _in_short(method: str) -> str:
