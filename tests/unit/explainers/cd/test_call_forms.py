@@ -188,6 +188,7 @@ STRUCTURES = {
     "real view of a spectrum": lambda x: torch.view_as_real(torch.fft.rfft(x)),
     "reflection pad": lambda x: F.pad(x[:, None], (1, 1), mode="reflect"),
     "shifted spectrum": lambda x: torch.fft.fftshift(x, dim=1),
+    "a complex constant": lambda x: torch.view_as_real(x + torch.arange(x.shape[-1]) * (1 + 2j)).flatten(1),
     "short-time spectrum": lambda x: torch.stft(x, 4, 2, window=torch.ones(4).double(), return_complex=True).real,
 }
 
@@ -223,6 +224,15 @@ class Slices(nn.Module):
         return (self.head(x[..., 2:5]) * self.head(x[..., 1::2][..., :3])).sum(1)
 
 
+class Choices(nn.Module):
+    """Entries chosen by their value, which exported programs return as plain tuples."""
+
+    def forward(self, x):
+        return (
+            torch.cat([x.sort(1)[0][:, :2], x.topk(2)[0], x.max(1)[0][:, None], x.median(1)[0][:, None]], 1) * x.max()
+        )
+
+
 def exported():
     image, row = torch.randn(2, 1, 8, 8).double(), torch.randn(2, 6).double()
     cnn = nn.Sequential(
@@ -231,11 +241,12 @@ def exported():
     )  # fmt: skip
     mlp = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3), nn.Softmax(-1))
     ids = torch.randint(0, 20, (2, 5))
-    return {"cnn": (cnn, image), "mlp": (mlp, row), "tokens": (Tokens(), ids), "slices": (Slices(), ids)}
+    texts = {"tokens": (Tokens(), ids), "slices": (Slices(), ids)}
+    return {"cnn": (cnn, image), "mlp": (mlp, row), "choices": (Choices(), row), **texts}
 
 
 @pytest.mark.parametrize("decomposed", [False, True])
-@pytest.mark.parametrize("name", ["cnn", "mlp", "tokens", "slices"])
+@pytest.mark.parametrize("name", ["cnn", "mlp", "choices", "tokens", "slices"])
 @pytest.mark.filterwarnings("ignore")
 def test_exported_programs(name, decomposed):
     """They call torch.ops.aten's operators, which are the same operations under other names."""

@@ -18,11 +18,8 @@ from xaikit.explainers.cd.rules.elementwise import larger
 from xaikit.explainers.cd.rules.structure import along
 from xaikit.torch_ops import operation_name, plain_name
 
-AVERAGES = {f"{kind}avg_pool{n}d": n for kind in ("", "adaptive_", "_adaptive_") for n in (1, 2, 3)}
-AVERAGES = {name: n for name, n in AVERAGES.items() if name != "_adaptive_avg_pool1d"}
-MAXIMA = {
-    f"{kind}max_pool{n}d{tail}": n for kind in ("", "adaptive_") for n in (1, 2, 3) for tail in ("", "_with_indices")
-}
+AVERAGES = {f"{kind}avg_pool{n}d": n for kind in ("", "adaptive_") for n in (1, 2, 3)}
+MAXIMA = {f"{kind}max_pool{n}d": n for kind in ("", "adaptive_") for n in (1, 2, 3)}
 
 
 @cd_rule(*AVERAGES)
@@ -75,15 +72,16 @@ def pick(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(other, Tensor):
         return larger(torch.maximum if name == "max" else torch.minimum, input, other)
     if name in ("max", "min", "median", "nanmedian") and not args and "dim" not in kwargs:
-        return pick(function, input.reshape(-1), 0).values
+        return pick(getattr(torch, name), input.reshape(-1), 0).values
     chosen = function(input.total, *args, **kwargs)
     position = 1 if name in ("topk", "kthvalue") else 0
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
-    if chosen.indices.dim() == input.dim():
-        value = input.gather(dim, chosen.indices)
+    _, places = chosen
+    if places.dim() == input.dim():
+        value = input.gather(dim, places)
     else:
-        value = input.gather(dim, chosen.indices.unsqueeze(dim)).squeeze(dim)
-    return type(chosen)((value, chosen.indices))
+        value = input.gather(dim, places.unsqueeze(dim)).squeeze(dim)
+    return type(chosen)((value, places))
 
 
 @cd_rule("amax", "amin")
