@@ -229,7 +229,8 @@ def _form_of(y: Tensor) -> Form:
     """The settings of the convolution that gave y; not its module's, which a model may change later on."""
     *settings, groups = torch_private.convolution_settings(y.grad_fn)
     n = y.ndim - 2
-    return Form(*(tuple(s) * n if len(s) < n else tuple(s) for s in settings), groups)
+    stride, padding, dilation = (tuple(s) * n if len(s) < n else tuple(s) for s in settings)
+    return Form(stride, padding, dilation, groups)
 
 
 def _gives(x: Tensor, w: Tensor, form: Form, y: Tensor) -> bool:
