@@ -32,7 +32,7 @@ from xaikit.mitigation.evaluation import (
 )
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating, is_single, logits_of
 from xaikit.mitigation.penalties import check_labels
-from xaikit.mitigation.reliance import RELIES, RelianceTally, is_reliance
+from xaikit.mitigation.reliance import RELIES, RelianceTally, by_class, is_reliance
 from xaikit.mitigation.tables import aligned
 
 UNKNOWN = "whether it relies on the shortcut is unknown: nothing was exchanged"
@@ -53,7 +53,9 @@ class Assessment(Result):
         seed: of what was random: the donors and the explainers.
         reliance: the share of predictions that change by the exchange with a sample of another class, less the share
             that change by the exchange with one of the same class; None where no donors lent the shortcut, as with a
-            decoy. Where only one class shows the shortcut, for donors of that class alone.
+            decoy. Where only one class shows the shortcut, for donors of that class alone; where one class relies most
+            on it, for the samples of that class.
+        changed_by_class: as `changed`, the mean over the classes, so that a rare one counts as much as any.
     """
 
     accuracy: dict[str, Real]
@@ -64,6 +66,7 @@ class Assessment(Result):
     samples: int
     seed: int | None = None
     reliance: Interval | None = None
+    changed_by_class: dict[str, Real] = dataclasses.field(default_factory=dict)
 
     @property
     def worst(self) -> dict[str, float]:
@@ -82,6 +85,8 @@ class Assessment(Result):
     def relies(self) -> bool:
         """Whether the model relies on the shortcut: more than a tenth of the predictions change by the exchange.
 
+        It is a tenth of all samples, or where that is more the mean over the classes: of a rare one, such as the ill
+        among the healthy, all predictions may change without being a tenth of all.
         Predictions of a weak model, or of one that any disturbance confuses, change by every exchange. A shortcut
         says the same in samples of one class. So the exchange with samples of the same class is a measure of the
         rest: `reliance`, what remains without it, must be above a tenth, too, and its interval above 0.
@@ -94,7 +99,13 @@ class Assessment(Result):
                 f"{UNKNOWN}; assess needs samples of two classes, and a factor, a decoy, or a masked region that is "
                 "neither empty nor the same in all of them"
             )
-        return self.changed[self.exchange] > RELIES and (self.reliance is None or is_reliance(self.reliance))
+        return self._moved > RELIES and (self.reliance is None or is_reliance(self.reliance))
+
+    @property
+    def _moved(self) -> float:
+        """The share of predictions that change by the exchange, over all samples or the classes, whichever is more."""
+        assert self.exchange is not None
+        return max(self.changed[self.exchange], self.changed_by_class.get(self.exchange, 0.0))
 
     @property
     def verdict(self) -> str:
@@ -103,11 +114,12 @@ class Assessment(Result):
         if name is None:
             return UNKNOWN
         opening = "still relies on it" if self.relies else "does not rely on it"
+        equally = f" ({percent(self._moved)} with every class counted equally)" if self.changed[name] <= RELIES else ""
         text = (
-            f"{opening}: {percent(self.changed[name])} of predictions change when it is exchanged; accuracy on "
-            f"exchanged data {percent(self.accuracy[name])}"
+            f"{opening}: {percent(self.changed[name])} of predictions change when it is exchanged"
+            f"{equally if self._moved > RELIES else ''}; accuracy on exchanged data {percent(self.accuracy[name])}"
         )
-        if not self.relies and self.changed[name] > RELIES and self.reliance is not None:
+        if not self.relies and self._moved > RELIES and self.reliance is not None:
             beyond = percent(max(0.0, self.reliance.mean))
             text += f"; about as many change by an exchange within a class ({beyond} fewer), which tells nothing"
             text += f"; {self.samples} samples are too few to tell more" if self.reliance.mean > RELIES else ""
@@ -316,7 +328,8 @@ class _Tally:
             raise InvalidInputError(
                 f"some batches have a mask and others none, so that {', '.join(uneven)} is for a part"
             )
-        accurate, moved = _worst_flip(right, changed, torch.cat(self._labels))
+        labels = torch.cat(self._labels)
+        accurate, moved = _worst_flip(right, changed, labels)
         if not self.is_shown:
             accurate, moved = {KEPT: accurate[KEPT]}, {}
         area = torch.cat(self._area) if self._area else torch.empty(0, device="cpu")
@@ -328,7 +341,8 @@ class _Tally:
             mass={name: _mean(values) for name, values in masses.items() if len(values)},
             area=_mean(area) if len(area) else None,
             samples=len(self._names),
-            reliance=self._reliance.interval(donor_labels) if self.is_shown else None,
+            reliance=self._reliance.interval(donor_labels, labels) if self.is_shown else None,
+            changed_by_class={name: by_class(parts, labels) for name, parts in moved.items()},
         )
 
 

@@ -263,12 +263,13 @@ class CollapseWatch:
         self._counts = counts if self._counts is None else self._counts + counts
         self._steps = []
 
-    def close_epoch(self, mitigator: Mitigator, *, is_last: bool, stacklevel: int) -> None:
-        """Begin anew; after the last epoch warn of a collapse.
+    def close_epoch(self, mitigator: Mitigator, *, is_first: bool, is_last: bool, stacklevel: int) -> None:
+        """Begin anew; after the first epoch warn of outputs that no sample trains, after the last of a collapse.
 
         Args:
             mitigator: that trains.
-            is_last: whether the training ends.
+            is_first: whether the training has begun with this epoch.
+            is_last: whether it ends.
             stacklevel: of the warning.
         """
         self._count()
@@ -276,6 +277,8 @@ class CollapseWatch:
         if both is None or float(both[0].sum()) < self.ENOUGH:
             return
         counts = both[0]
+        if is_first:
+            warn_of_untrained(both[1], stacklevel=stacklevel + 1)
         share, commonest = (float((c / c.sum().clamp_min(1)).max()) for c in both)
         self._least = min(self._least, share)
         if is_last and share >= self.SHARE > commonest + 0.05 and self._least < self.BEFORE:
@@ -285,6 +288,24 @@ class CollapseWatch:
                 f"smaller {mitigator.WEIGHT} (now {mitigator.weight:g}) or a smaller lr (now {mitigator.lr:g})",
                 stacklevel=stacklevel,
             )
+
+
+def warn_of_untrained(counts: Tensor, *, stacklevel: int) -> None:
+    """Warn of outputs that are the class of no training sample: the training teaches the model never to say them.
+
+    Args:
+        counts: of the samples of each output's class, (outputs,).
+        stacklevel: of the warning.
+    """
+    outputs = (counts == 0).nonzero()[:, 0].tolist()
+    if outputs:
+        listed = ", ".join(map(str, outputs[:5])) + (f" and {len(outputs) - 5} more" if len(outputs) > 5 else "")
+        warnings.warn(
+            f"{len(outputs)} of the model's {len(counts)} outputs are the class of no training sample ({listed}), so "
+            "the training teaches the model never to predict them; add such samples, or give the model a head for the "
+            "classes at hand",
+            stacklevel=stacklevel,
+        )
 
 
 @contextlib.contextmanager

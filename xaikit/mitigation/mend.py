@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -131,9 +132,8 @@ def mend(  # noqa: PLR0913
     after = before if number == 0 else _assessed(mended, data, head, seed)
     added, remaining = ([f.title for f in fs] for fs in (companions, followed_beside(mended, data, head, seed)))
     title, stopped, tries = data.shortcut.title, search.stopped, search.tries
-    return MendResult(
-        title, tries[number].method, tries, before, after, max_loss, stopped, seed, added, remaining, model=mended
-    )  # fmt: skip
+    result = MendResult(title, tries[number].method, tries, before, after, max_loss, stopped, seed, model=mended)
+    return dataclasses.replace(result, added=added, remaining=remaining, from_scratch=options.anew)
 
 
 def _knows(before: Assessment | None, data: MendData) -> bool:

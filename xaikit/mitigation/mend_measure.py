@@ -17,6 +17,7 @@ from xaikit.mitigation.forward import class_logits, evaluating
 from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_groups import highest_mean, worst_mean
 from xaikit.mitigation.pairing import donors_of, donors_within
+from xaikit.mitigation.reliance import by_class
 
 DRAWS = 2  # donors that each held-out sample gets in turn
 KEPT, EXCHANGED = "kept", "exchanged"
@@ -33,6 +34,8 @@ class Measured(NamedTuple):
         changed_within: predictions that change with the shortcut of another sample of the same class: what a shortcut
             that tells the class cannot change.
         worst_group: accuracy in the worst group, with the shortcut exchanged where there is one; NaN without groups.
+        n_outputs: not a fraction, but how many classes the model tells apart.
+        reliance_by_class: `changed` less `changed_within`, the mean over the classes: a rare one counts as much.
     """
 
     accuracy_kept: float
@@ -41,6 +44,8 @@ class Measured(NamedTuple):
     largest: float
     changed_within: float
     worst_group: float = math.nan
+    n_outputs: int = 2
+    reliance_by_class: float = 0.0
 
 
 class Judge:
@@ -79,7 +84,8 @@ class Judge:
             model: in any mode.
         """
         labels = self._samples.labels
-        as_is = self._predicted(model, self._samples.inputs)
+        logits = self._logits(model, self._samples.inputs)
+        as_is = logits.argmax(1)
         if self._data.shortcut.kind == CONCEPT:
             concept = self._data.shortcut.concept
             assert concept is not None
@@ -90,16 +96,20 @@ class Judge:
         else:
             others = [self._predicted(model, variant) for variant in self._variants] or [as_is]
         accuracies = [float((other == labels).double().mean()) for other in others]
-        changes = [float((other != as_is).double().mean()) for other in others]
         # Of a concept the worse of adding and removing it counts; of donors that are drawn their mean.
         is_concept = self._data.shortcut.kind == CONCEPT
         exchanged = min(accuracies) if is_concept else sum(accuracies) / len(accuracies)
-        changed = max(changes) if is_concept else sum(changes) / len(changes)
         largest = float(torch.bincount(torch.cat(others)).max()) / (len(labels) * len(others))
-        within = float((self._predicted(model, self._within) != as_is).double().mean()) if self._variants else 0.0
+        same = torch.zeros(len(labels), device="cpu")
+        if self._variants:
+            same = (self._predicted(model, self._within) != as_is).double()
+        moved = torch.stack([other != as_is for other in others]).double()
+        changed = float(moved.mean(1).max() if is_concept else moved.mean())
+        beyond = max(by_class(part - same, labels) for part in (moved if is_concept else moved.mean(0, keepdim=True)))
         right = torch.stack([other == labels for other in others]).double().mean(0)
         worst = math.nan if self._groups is None else worst_mean(right, self._groups)
-        return Measured(float((as_is == labels).double().mean()), exchanged, changed, largest, within, worst)
+        accuracy, within = float((as_is == labels).double().mean()), float(same.double().mean())
+        return Measured(accuracy, exchanged, changed, largest, within, worst, logits.shape[1], beyond)
 
     def worst_loss(self, model: nn.Module) -> float:
         """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher; of the worst group.

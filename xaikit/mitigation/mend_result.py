@@ -36,6 +36,7 @@ class MendTry(Result):
         note: what was noticed, such as a collapse to one class; empty where all is well.
         changed_within: predictions that change with the shortcut of another sample of the same class.
         worst_group: accuracy in the worst group, with the shortcut exchanged where there is one; NaN without groups.
+        reliance_by_class: `changed` less `changed_within`, the mean over the classes: a rare one counts as much.
     """
 
     method: str
@@ -47,6 +48,12 @@ class MendTry(Result):
     note: str = ""
     changed_within: Real = 0.0
     worst_group: Real = math.nan
+    reliance_by_class: Real = 0.0
+
+    @property
+    def relies(self) -> bool:
+        """Whether more predictions change by the shortcut of another class than by that of one's own, by a tenth."""
+        return max(self.changed - self.changed_within, self.reliance_by_class) > RELIES
 
     @property
     def score(self) -> float:
@@ -70,6 +77,7 @@ class MendResult(Result):
         seed: of what is random.
         added: factors beside the named one that the model relied on, which were exchanged with it.
         remaining: factors that often change with the shortcut and that the chosen model still relies on.
+        from_scratch: whether each training began with untrained weights.
         model: the chosen model, a copy; the user's own is unchanged. Not saved.
     """
 
@@ -83,6 +91,7 @@ class MendResult(Result):
     seed: int = 0
     added: list[str] = dataclasses.field(default_factory=list)
     remaining: list[str] = dataclasses.field(default_factory=list)
+    from_scratch: bool = False
     model: nn.Module | None = dataclasses.field(default=None, compare=False)
 
     @property
@@ -102,7 +111,7 @@ class MendResult(Result):
 
     @property
     def _on_shortcut(self) -> bool:
-        return self.after.relies if self.after is not None else self.chosen.changed > RELIES
+        return self.after.relies if self.after is not None else self.chosen.relies
 
     @property
     def _by_groups_alone(self) -> bool:
@@ -169,6 +178,8 @@ class MendResult(Result):
             return "a list of all of these as the shortcut, which are then exchanged together"
         if self.stopped == Stopped.OUT_OF_TIME:
             return "a larger budget"
+        if self.from_scratch:
+            return "n_epochs= higher, or methods= with other mitigators"
         return "from_scratch=True, or methods= with other mitigators"
 
     def to_pandas(self) -> Any:

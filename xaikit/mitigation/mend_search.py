@@ -21,6 +21,7 @@ from xaikit.core.results import Stopped
 from xaikit.core.spec_strings import split_spec
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.budget import Budget
+from xaikit.mitigation.checks import warn_of_untrained
 from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_measure import Judge, Measured
 from xaikit.mitigation.mend_methods import fresh_model, halfway, spec_string
@@ -34,8 +35,10 @@ HALFWAY = "from weights halfway to fresh ones, "
 GAIN = 0.01  # of exchanged accuracy, below which a training is no better than the model as it came
 COLLAPSED = 0.95  # share of the predictions that are one class
 RACED = 1.4  # times a training's steps that it takes to begin with several learning rates and go on with the best
-# What a training warns of, which the figures and the note of the try say.
-SAID_BY_TABLE = r"(the training collapsed|after \w+ [\d.]+ % of the predictions still follow)"
+# What a training warns of, which the figures and the note of the try say, or which was said before.
+SAID_BEFORE = (
+    r"(the training collapsed|after \w+ [\d.]+ % of the predictions still follow|\d+ of the model's \d+ outputs)"
+)
 TIMED_STEPS = 3  # steps that are taken to see how long a training would be
 
 
@@ -114,6 +117,7 @@ class MendSearch:
         """
         failed: list[tuple[Mitigator, Exception]] = []
         self._fresh()  # a model that cannot be copied or drawn anew says so now
+        warn_of_untrained(torch.bincount(self._data.training.labels, minlength=self.first.n_outputs), stacklevel=4)
         with tqdm(total=len(attempts), disable=not self._options.progress, unit="method", desc="mend") as bar:
             for attempt in attempts:
                 if attempt.weaker and not self._went_too_far():
@@ -148,8 +152,9 @@ class MendSearch:
 
         What the shortcut told cannot be kept, so the loss with it kept is measured against the most accurate try that
         does not rely on it. Chosen is the highest accuracy on exchanged samples among those that lose no more than
-        allowed; where all rely on it, among all. A training that gains nothing is not chosen. Where groups are known,
-        the accuracy in the worst of them counts; where nothing else is known, it alone.
+        allowed; where all rely on it, among all. A training that gains nothing, neither accuracy nor freedom from the
+        shortcut, is not chosen. Where groups are known, the accuracy in the worst of them counts; where nothing else is
+        known, it alone.
         """
         trained = range(1, len(self.tries))
         if not trained:
@@ -161,9 +166,10 @@ class MendSearch:
         if self._data.shortcut.kind == GROUPS:
             allowed = free or list(trained)
         chosen = max(allowed, key=lambda i: self.tries[i].score)
-        if not self._options.anew and self.tries[chosen].score < self.tries[0].score + GAIN:
-            return 0
-        return chosen
+        first, last = self.tries[0], self.tries[chosen]
+        # Where a rare class relied on the shortcut, the accuracy over all samples hardly rises.
+        gains = last.score >= first.score + GAIN or (first.relies and self._is_free(last))
+        return chosen if gains or self._options.anew else 0
 
     def model_of(self, number: int) -> nn.Module:
         """A copy of the user's model with the weights of a try, in evaluation mode.
@@ -193,7 +199,7 @@ class MendSearch:
             except Interrupted:
                 self.stopped = Stopped.INTERRUPTED
                 return
-            with warnings_ignored(SAID_BY_TABLE):
+            with warnings_ignored(SAID_BEFORE):
                 checkpoint = self.store.checkpoint(key, chosen.lr)
                 self.store.close()
                 progress = self._options.progress
@@ -247,7 +253,7 @@ class MendSearch:
         """Whether the shortcut makes no difference to a try: none beyond what is allowed, but for chance."""
         error = math.sqrt(row.changed / self._data.held_out.size)
         gap = row.accuracy_kept - row.accuracy_exchanged
-        return not row.note and not _relies(row) and gap <= max(self._options.max_loss + error, 2 * error)
+        return not row.note and not row.relies and gap <= max(self._options.max_loss + error, 2 * error)
 
     def _is_good(self, row: MendTry) -> bool:
         """Whether the shortcut makes no difference, and the worst group is as right as all, but for chance."""
@@ -264,7 +270,7 @@ class MendSearch:
 
     def _went_too_far(self) -> bool:
         """Whether a try lost more than the shortcut or never left it; or there is none."""
-        return all(row.note or _relies(row) for row in self.tries[1:])
+        return all(row.note or row.relies for row in self.tries[1:])
 
     def _affords(self, attempt: Attempt, budget: Budget, number: int) -> bool:
         """Whether another training is within the budget."""
@@ -300,11 +306,6 @@ class MendSearch:
         return times * step * mitigator.n_epochs * max(1, training.size // mitigator.batch_size)
 
 
-def _relies(row: MendTry) -> bool:
-    """Whether a try relies on the shortcut: more predictions change by another class's than by one's own."""
-    return row.changed - row.changed_within > RELIES
-
-
 def _kind(mitigator: Mitigator) -> tuple[Any, ...] | None:
     """What a learning rate suits; None where the user has set one."""
     is_free = mitigator.SETTINGS["lr"].is_default(mitigator.lr) and isinstance(mitigator.optimizer, str)
@@ -325,4 +326,5 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
             f"what was named may hold all that matters"
         )
     figures = (measured.accuracy_kept, measured.accuracy_exchanged, measured.changed)
-    return MendTry(method, *figures, epochs, seconds, note, measured.changed_within, measured.worst_group)
+    others = (measured.changed_within, measured.worst_group, measured.reliance_by_class)
+    return MendTry(method, *figures, epochs, seconds, note, *others)

@@ -30,14 +30,16 @@ class RelianceTally:
         """
         self._changed.setdefault(name, []).append(changed.cpu())
 
-    def interval(self, donor_labels: Mapping[int, list[Tensor]]) -> Interval | None:
+    def interval(self, donor_labels: Mapping[int, list[Tensor]], own_labels: Tensor) -> Interval | None:
         """The difference of both shares, with its interval; None where nothing was exchanged.
 
-        It is taken over all samples, and over those whose donor is of one class, for what only one class shows; the
-        latter intervals allow for the choice among the classes. The one that says most of a reliance is returned.
+        It is taken over all samples, over those whose donor is of one class, for what only one class shows, and over
+        those of one class themselves, which may be rare; these intervals allow for the choice among them. The one that
+        says most of a reliance is returned.
 
         Args:
             donor_labels: by draw, the classes of the donors of another class, batch by batch.
+            own_labels: the samples' own classes, (N,).
         """
         if not self._changed:
             return None
@@ -46,10 +48,23 @@ class RelianceTally:
         other, same = (torch.stack([parts[Exchange(draw, kind)] for draw in draws]) for kind in (False, True))
         labels = torch.stack([torch.cat(donor_labels[draw]) for draw in draws])
         intervals = [paired_interval(other.mean(0), same.mean(0), LEVEL)]
-        classes = labels.unique().tolist()
-        level = 1 - (1 - LEVEL) / len(classes)
+        classes, receiving = labels.unique().tolist(), own_labels.unique().tolist()
+        level = 1 - (1 - LEVEL) / (len(classes) + len(receiving))
         intervals += [paired_interval(other[labels == c], same[labels == c], level) for c in classes]
+        of_class = [(other[:, own_labels == c].mean(0), same[:, own_labels == c].mean(0)) for c in receiving]
+        intervals += [paired_interval(*both, level) for both in of_class]
         return max(intervals, key=lambda interval: (is_reliance(interval), interval.low))
+
+
+def by_class(values: Tensor, labels: Tensor) -> float:
+    """The mean of values over the samples of each class, averaged over the classes: a rare one counts as much.
+
+    Args:
+        values: (N,).
+        labels: classes, (N,).
+    """
+    means = [values[labels == label].double().mean() for label in labels.unique()]
+    return float(torch.stack(means).mean())
 
 
 def is_reliance(interval: Interval) -> bool:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
@@ -23,9 +21,8 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_supply import MaskSupply
 from xaikit.core.masks import leaves_of, marked
 from xaikit.core.structure import flatten
+from xaikit.mitigation.fingerprints import attribute_hash, hash_of, held_tensors
 from xaikit.mitigation.reader import IndexedMasks, Reader
-
-LISTED = ("samples", "targets", "labels", "imgs", "files")  # attributes of data sets that name their samples
 
 
 class TrainingStep(NamedTuple):
@@ -118,7 +115,7 @@ class InMemorySource:
         """Hashes of the inputs, the labels and the masks, and the number of samples."""
         leaves = tuple(marked(mask) for mask in leaves_of(self.samples.masks))
         parts = {"inputs": flatten(self.samples.inputs)[0], "labels": (self.samples.labels,), "masks": leaves}
-        return {"samples": str(self._n), **{name: _hash(tensors) for name, tensors in parts.items()}}
+        return {"samples": str(self._n), **{name: hash_of(tensors) for name, tensors in parts.items()}}
 
     def _step(self, rows: Tensor, process: ProcessRank) -> TrainingStep:
         if process.world_size == 1:
@@ -183,18 +180,18 @@ class LoaderSource:
     def fingerprint(self) -> dict[str, str]:
         """The number of samples, and a hash of what is in memory; to read others would draw random numbers.
 
-        Of a data set of samples the attributes count: its tensors and arrays, and lists of names and labels such as
-        `samples` of torchvision's folders. Its attribute `content_hash` is a hash of its own.
+        Of a data set of samples the attributes count: tensors, arrays, data frames, and lists of names, paths and
+        numbers such as `samples` of torchvision's folders. Its attribute `content_hash` is a hash of its own.
         """
         data = self.original.dataset
         samples = data.dataset if isinstance(data, Subset) else data
-        tensors = _held_tensors(samples.tensors if isinstance(samples, TensorDataset) else samples)
+        tensors = held_tensors(samples.tensors if isinstance(samples, TensorDataset) else samples)
         if tensors and isinstance(data, Subset):
             tensors.append(torch.as_tensor(list(data.indices), device="cpu"))
         return {
             **({"samples": str(len(data))} if isinstance(data, Sized) else {}),
-            **({"tensors": _hash(tensors)} if tensors else {}),
-            **({} if tensors else _attribute_hash(samples)),
+            **({"tensors": hash_of(tensors)} if tensors else {}),
+            **({} if tensors else attribute_hash(samples)),
         }
 
 
@@ -235,8 +232,8 @@ class IterableSource:
 
     def fingerprint(self) -> dict[str, str]:
         """A hash of the tensors of a list; empty for any other iterable, which is not read in advance."""
-        tensors = _held_tensors(self._data)
-        return {"tensors": _hash(tensors)} if tensors else {}
+        tensors = held_tensors(self._data)
+        return {"tensors": hash_of(tensors)} if tensors else {}
 
     def _step(self, batch: Batch, process: ProcessRank) -> TrainingStep:
         if process.world_size == 1 or self._distributed:
@@ -331,40 +328,6 @@ def in_batches(order: Tensor, size: int) -> list[Tensor]:
 
 def _drop(iterator: Iterator[Any], count: int) -> None:
     collections.deque(itertools.islice(iterator, count), maxlen=0)
-
-
-def _held_tensors(data: Any) -> list[Tensor]:
-    """The tensors, arrays and numbers of nested lists, tuples and dicts; of nothing else, which might read anything."""
-    if isinstance(data, Tensor):
-        return [data] if data.layout == torch.strided else []
-    is_plain = isinstance(data, (np.ndarray, np.number)) and data.dtype.kind in "biuf"
-    if is_plain or isinstance(data, (bool, int, float)):
-        return [torch.tensor(np.ascontiguousarray(data), device="cpu")]
-    if isinstance(data, Mapping):
-        data = list(data.values())
-    return [tensor for part in data for tensor in _held_tensors(part)] if isinstance(data, (list, tuple)) else []
-
-
-def _attribute_hash(data: Any) -> dict[str, str]:
-    """A hash of what a data set of single samples holds in memory; empty where that is nothing that stays as it is."""
-    if content := getattr(data, "content_hash", None):
-        return {"content": str(content)}
-    attributes = {name: value for name, value in getattr(data, "__dict__", {}).items() if not name.startswith("_")}
-    tensors = [t for v in attributes.values() if isinstance(v, (Tensor, np.ndarray)) for t in _held_tensors(v)]
-    listed = [attributes[name] for name in LISTED if isinstance(attributes.get(name), (list, tuple))]
-    if not tensors and not listed:
-        return {}
-    text = np.frombuffer(repr(listed).encode(), dtype=np.uint8)
-    return {"content": _hash([*tensors, *_held_tensors(text)])}
-
-
-def _hash(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)  # bytes, since numpy knows no bfloat16
-    return digest.hexdigest()[:16]
 
 
 def _length(data: Any) -> int | None:

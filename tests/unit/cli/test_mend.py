@@ -19,6 +19,8 @@ from xaikit.core.errors import UnknownNameError
 from xaikit.mitigation import Counterexamples, assess, mend
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
+# The network has ten outputs, and these data two classes.
+pytestmark = pytest.mark.filterwarnings("ignore:8 of the model's 10 outputs")
 DATA = ("--data", "c.npz", "--model", NETWORK, "--weights", "fooled.pt")
 
 

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -326,28 +327,39 @@ def test_other_data_in_a_loader_or_a_list_are_refused(tmp_path, form):
 
 
 class Samples(Dataset):
-    """Single samples of attributes: a tensor, an array, or a list of names and labels as torchvision's folders hold."""
+    """Single samples of attributes: tensors or arrays, public, private or in a dict, a frame, names, paths."""
 
     def __init__(self, form, shift=0.0):
         x, y, mask = data()
         x = x + shift
-        self.reads, self._x, self._y, self._mask = 0, x, y, mask
-        if form == "tensor":
-            self.x = x
-        elif form == "array":
+        self.reads, self.classes, self.samples_of = 0, ["a", "b", "c"], lambda i: (x[i], int(y[i]), mask)
+        self.cache = []  # fills while it is read
+        files = [(f"{float(row.sum()):.3f}.png", int(label)) for row, label in zip(x, y, strict=True)]
+        if form == "array":
             self.x = x.numpy()
-        else:
-            self.samples = [(f"{float(row.sum()):.3f}.png", int(label)) for row, label in zip(x, y, strict=True)]
+        elif form == "dict":
+            self.parts = {"image": x}
+        elif form == "frame":
+            self.table = pd.DataFrame(files, columns=["file", "label"])
+        elif form == "list":
+            self.samples = files
+        elif form == "paths":
+            self.paths = [Path(name) for name, _ in files]
+        elif form == "private":
+            self._x = x
+        elif form == "tensor":
+            self.x = x
 
     def __len__(self):
-        return len(self._x)
+        return 18
 
     def __getitem__(self, i):
         self.reads += 1
-        return self._x[i], int(self._y[i]), self._mask
+        self.cache.append(self.samples_of(i))
+        return self.samples_of(i)
 
 
-@pytest.mark.parametrize("form", ["tensor", "array", "list"])
+@pytest.mark.parametrize("form", ["array", "dict", "frame", "list", "paths", "private", "tensor"])
 def test_other_single_samples_are_refused(tmp_path, form):
     file, mitigator = tmp_path / "rrr.pt", RRR(n_epochs=1, random_state=0, **SETTINGS)
     fit(mitigator, net(), Samples(form), checkpoint=file)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.mitigation import Assessment, assess
+from xaikit.mitigation import Assessment, assess, mend
 
 
 def corner():
@@ -108,3 +108,39 @@ def test_an_assessment_of_an_older_version_is_judged_by_what_changes():
     older = Assessment.from_dict(state)
     assert older.reliance is None
     assert older.relies
+
+
+def ill_among_healthy(n=400, n_ill=20):
+    """Column 0 is a mark that the ill alone show, column 1 tells who is ill; the model wants both, of the ill."""
+    y = (torch.arange(n) < n_ill).long()
+    x = torch.stack([y.float(), 2.0 * y - 1, torch.zeros(n)], 1)
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, 0, 0], [1, 1, 0]]))
+        model.bias.copy_(torch.tensor([0.0, -1.5]))
+    return model, x, y
+
+
+def test_a_rare_class_counts_as_much_as_any():
+    """Without the mark no ill one is found, 20 of 400: a twentieth of the predictions, and half of two classes."""
+    model, x, y = ill_among_healthy()
+    found = measure(model, (x, y), factor="column:indices=[0]", explainers=())
+    assert found.changed["flipped"] == pytest.approx(0.05)
+    assert found.changed_by_class["flipped"] == pytest.approx(0.5)
+    assert found.relies
+    assert found.verdict == (
+        "still relies on it: 5.0 % of predictions change when it is exchanged (50.0 % with every class counted "
+        "equally); accuracy on exchanged data 95.0 %"
+    )
+    even = measure(model, (x[:40], y[:40]), factor="column:indices=[0]", explainers=())
+    assert "equally" not in even.verdict
+
+
+def test_what_a_rare_class_relies_on_is_mended():
+    model, x, y = ill_among_healthy()
+    result = mend(model, (x, y), "column:indices=[0]", methods="counterexamples:lr=0.05", n_epochs=20, progress=False)
+    assert result.tries[0].changed < 0.1
+    assert result.tries[0].relies
+    assert not result.relies
+    x[:, 0] = 0
+    assert float((result.model(x).argmax(1) == y).float().mean()) == 1

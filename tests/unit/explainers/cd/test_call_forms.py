@@ -223,6 +223,15 @@ class Slices(nn.Module):
         return (self.head(x[..., 2:5]) * self.head(x[..., 1::2][..., :3])).sum(1)
 
 
+class Choices(nn.Module):
+    """Entries chosen by their value, which exported programs return as plain tuples."""
+
+    def forward(self, x):
+        return (
+            torch.cat([x.sort(1)[0][:, :2], x.topk(2)[0], x.max(1)[0][:, None], x.median(1)[0][:, None]], 1) * x.max()
+        )
+
+
 def exported():
     image, row = torch.randn(2, 1, 8, 8).double(), torch.randn(2, 6).double()
     cnn = nn.Sequential(
@@ -231,11 +240,12 @@ def exported():
     )  # fmt: skip
     mlp = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3), nn.Softmax(-1))
     ids = torch.randint(0, 20, (2, 5))
-    return {"cnn": (cnn, image), "mlp": (mlp, row), "tokens": (Tokens(), ids), "slices": (Slices(), ids)}
+    texts = {"tokens": (Tokens(), ids), "slices": (Slices(), ids)}
+    return {"cnn": (cnn, image), "mlp": (mlp, row), "choices": (Choices(), row), **texts}
 
 
 @pytest.mark.parametrize("decomposed", [False, True])
-@pytest.mark.parametrize("name", ["cnn", "mlp", "tokens", "slices"])
+@pytest.mark.parametrize("name", ["cnn", "mlp", "choices", "tokens", "slices"])
 @pytest.mark.filterwarnings("ignore")
 def test_exported_programs(name, decomposed):
     """They call torch.ops.aten's operators, which are the same operations under other names."""

@@ -58,7 +58,7 @@ def test_hooks_on_saved_tensors_are_seen():
 def convolutional():
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.GELU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3),
+        nn.InstanceNorm2d(4), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3),
     ).eval()  # fmt: skip
     nn.init.normal_(net[1].running_mean)
     return net, torch.rand(2, 1, 8, 8)

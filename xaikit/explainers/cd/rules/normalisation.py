@@ -77,7 +77,7 @@ def batch_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 def of_statistics(a: dict[str, Any]) -> Decomposed:
     """BatchNorm with its arguments by name."""
-    input, mean, variance = a["input"], a["running_mean"], a["running_var"]
+    input, mean, variance = a["input"], a.get("running_mean"), a.get("running_var")
     if a.get("training") or mean is None or variance is None:
         dims = [dim for dim in range(input.dim()) if dim != 1]
         variance, mean = torch.var_mean(input.total, dims, correction=0)

@@ -75,15 +75,16 @@ def pick(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(other, Tensor):
         return larger(torch.maximum if name == "max" else torch.minimum, input, other)
     if name in ("max", "min", "median", "nanmedian") and not args and "dim" not in kwargs:
-        return pick(function, input.reshape(-1), 0).values
+        return pick(getattr(torch, name), input.reshape(-1), 0).values
     chosen = function(input.total, *args, **kwargs)
     position = 1 if name in ("topk", "kthvalue") else 0
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
-    if chosen.indices.dim() == input.dim():
-        value = input.gather(dim, chosen.indices)
+    _, places = chosen
+    if places.dim() == input.dim():
+        value = input.gather(dim, places)
     else:
-        value = input.gather(dim, chosen.indices.unsqueeze(dim)).squeeze(dim)
-    return type(chosen)((value, chosen.indices))
+        value = input.gather(dim, places.unsqueeze(dim)).squeeze(dim)
+    return type(chosen)((value, places))
 
 
 @cd_rule("amax", "amin")

@@ -30,7 +30,8 @@ def batch_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
 
 def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
     """BatchNorm with its arguments by name."""
-    x, mean, var, weight, bias = (a[n] for n in ("input", "running_mean", "running_var", "weight", "bias"))
+    x: Tensor = a["input"]
+    mean, var, weight, bias = (a.get(name) for name in ("running_mean", "running_var", "weight", "bias"))
     if a.get("training", False) or mean is None or var is None:  # the batch's own: the scale is frozen
         dims = [0, *range(2, x.ndim)]
         return trace.mark(affine_map(normalised(trace, x, dims, a["eps"]), weight, bias, channels=True))
