@@ -58,9 +58,10 @@ KINDS: dict[str, Kind] = _table(
         replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle channel_shuffle
         __getitem__ __setitem__ __reversed__ __iter__ where masked_fill masked_scatter scatter index_fill index_put
         index_copy put slice_scatter select_scatter diagonal_scatter as_strided_scatter slice_inverse fill_diagonal
-        copy zero fill requires_grad pin_memory nan_to_num meshgrid cartesian_prod combinations _pad_packed_sequence
-        _pack_padded_sequence view_as_real view_as_complex complex conj conj_physical resolve_conj resolve_neg
-        fft_fftshift fft_ifftshift to_dense to_sparse to_mkldnn coalesce max_unpool1d max_unpool2d max_unpool3d
+        copy zero fill requires_grad pin_memory nan_to_num as_tensor asarray meshgrid cartesian_prod
+        combinations _pad_packed_sequence _pack_padded_sequence view_as_real view_as_complex complex conj
+        conj_physical resolve_conj resolve_neg fft_fftshift fft_ifftshift to_dense to_sparse to_mkldnn coalesce
+        max_unpool1d max_unpool2d max_unpool3d
         detach sparse_mask values indices __array__ _neg_view _conj _fw_primal _make_dual resize resize_as set
         sum_to_size sparse_resize sparse_resize_and_clear _to_dense _values _indices slice
     """,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -294,3 +295,24 @@ def test_older_pickles_of_captums_class():
     explainer = EXPLAINERS.create("captum.deep_lift:eps=1e-6")
     text = pickle.dumps(explainer, protocol=0).replace(b"CaptumDeepLift", b"DeepLift")
     assert pickle.loads(text) == explainer
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda h: (h / (2 + 1j)).imag, lambda h: (h * 1j + 0.0j).imag, lambda h: (1j / (h + 9)).imag],
+    ids=["divided", "multiplied", "divisor"],
+)
+def test_complex_numbers_are_seen(function):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5).double(), nn.Linear(5, 3).double()
+
+        def forward(self, x):
+            return self.last(function(self.first(x)))
+
+    model, x = Net(), torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(2, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a quotient has no exact rule there
+        values = DeepLift(model).attribute(x, 0)
+    torch.testing.assert_close(values.sum(1), (model(x) - model(torch.zeros_like(x)))[:, 0], rtol=1e-6, atol=1e-8)

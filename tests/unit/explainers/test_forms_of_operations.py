@@ -53,6 +53,11 @@ def each_row(function):
 
 GROUPS = torch.arange(12) % 3
 LINEAR = {
+    "as_tensor": (ROW, lambda x: torch.as_tensor(x) + torch.asarray(x, requires_grad=x.requires_grad)),
+    "a complex number added": (ROW, lambda x: (0.0j + (x + 0.0j)).real),
+    "a complex number subtracted": (ROW, lambda x: ((x - 0.0j) - 0.0j * x).real),
+    "times a complex number": (ROW, lambda x: (x * (2 + 1j)).imag),
+    "over a complex number": (ROW, lambda x: (x / (2 + 1j)).imag),
     "add with a factor": (ROW, lambda x: torch.add(input=x, other=x.flip(1), alpha=-2)),
     "addmm by keyword": (ROW, lambda x: torch.addmm(input=C(5), mat1=x, mat2=C(12, 5), beta=0.0, alpha=2.0)),
     "addmv": (ROW, each_row(lambda row: torch.addmv(C(3), C(3, 12), row, beta=0))),

@@ -28,6 +28,8 @@ def add_constant(
 
     With `may_overwrite` the parts of x, which nobody else may hold, are overwritten where no graph needs them.
     """
+    if constant.is_complex() and not x.dtype.is_complex:
+        x = x.like(x.parts.to(torch.result_type(x.parts, constant)), x.share)
     ndim = max(x.dim(), constant.dim())
     shape = torch.broadcast_shapes(x.shape, constant.shape)
     parts = x.aligned_parts(ndim)

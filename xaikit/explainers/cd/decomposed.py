@@ -181,7 +181,7 @@ class Decomposed(torch.Tensor):
                 "contextual decomposition cannot follow an in-place step that changes the shape of a tensor, or that "
                 f"writes into a view it had to copy, in {calling_module()}; call the operation out of place"
             )
-        parts = parts_of(new, self).to(self.parts.dtype).expand_as(self.parts)
+        parts = with_parts(new, self).parts.to(self.parts.dtype).expand_as(self.parts)
         family = self.family()
         if len(family) > 1:
             if torch.is_grad_enabled() and not self.parts.requires_grad and any(m.parts.requires_grad for m in family):
@@ -323,9 +323,9 @@ def stand_ins(tree: Any) -> Any:
     return tree_map_only(Decomposed, lambda value: value.parts.detach()[0, 0], tree)
 
 
-def parts_of(value: Any, like: Decomposed) -> Tensor:
-    """The parts of an operand; a constant that no decomposed value meets is split by the undecided share."""
-    return value.parts if isinstance(value, Decomposed) else constant_like(value, like).parts
+def with_parts(value: Any, like: Decomposed) -> Decomposed:
+    """An operand with its parts; a constant that no decomposed value meets is split by the undecided share."""
+    return value if isinstance(value, Decomposed) else constant_like(value, like)
 
 
 def constant_like(value: Any, like: Decomposed) -> Decomposed:
@@ -351,4 +351,4 @@ def as_constant(value: Any, like: Decomposed) -> Tensor:
     """A number or plain tensor as a floating-point tensor; a number takes the dtype of the tensor that it meets."""
     if isinstance(value, Tensor):
         return value if value.is_floating_point() or value.is_complex() else value.to(like.parts.dtype)
-    return torch.as_tensor(value, dtype=like.parts.dtype, device=like.parts.device)
+    return torch.as_tensor(value, dtype=torch.result_type(like.parts, value), device=like.parts.device)

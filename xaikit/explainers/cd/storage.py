@@ -11,10 +11,8 @@ from torch.overrides import TorchFunctionMode
 from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
-from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, constant_like
 from xaikit.explainers.cd.memory import transformed
-from xaikit.explainers.cd.shares import ShareLostError
 from xaikit.torch_ops import calling_module
 from xaikit.torch_ops.in_place import base_of
 
@@ -50,7 +48,7 @@ class WrittenTensors(TorchFunctionMode):
         entry = self._written.get(id(base))
         if entry is None:
             return tensor
-        return entry[1] if tensor is base else _view(tensor, entry[1])
+        return entry[1] if tensor is base else _view(entry[1], tensor)
 
     def decomposed(self, target: Tensor, like: Decomposed) -> Decomposed:
         """The decomposition of a plain tensor that is about to be written into; its values so far are a constant."""
@@ -65,13 +63,9 @@ class WrittenTensors(TorchFunctionMode):
             entry.parts = entry.parts.contiguous()
             self._written[id(base)] = base, entry
         entry = self._written[id(base)][1]
-        return entry if target is base else _view(target, entry)
+        return entry if target is base else _view(entry, target)
 
 
-def _view(view: Tensor, base: Decomposed) -> Decomposed:
+def _view(base: Decomposed, view: Tensor) -> Any:
     """The decomposition of a view that was made before its base was written into."""
-    if not shares.is_uniform(base.share):
-        raise ShareLostError(base.shape, view.shape)
-    sizes, strides = (*base.parts.shape[:2], *view.shape), (*base.parts.stride()[:2], *view.stride())
-    parts = base.parts.as_strided(sizes, strides, base.parts.storage_offset() + view.storage_offset())
-    return base.like(parts).is_view_of(base)
+    return base.as_strided(view.shape, view.stride(), view.storage_offset())

@@ -60,7 +60,7 @@ def handler_of(name: str, op: PairedCall) -> PairHandler | None:
 
 def elementwise(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The rescale rule; of two operands each gets its Shapley value."""
-    if any(op.tensors[i].is_complex() for i in op.moving):
+    if any(t.is_complex() for t in op.tensors) or any(isinstance(number, complex) for number in op.args):
         return _absolute(trace, name, op) if name == "abs" else between(trace, name, op)
     moving = op.moving
     return trace.stepped(name, op, lambda op, x, r, y, ry, g: multipliers.of_elementwise(op, moving, x, r, y, ry, g))

@@ -8,6 +8,7 @@ Of complex values, g and R are such that R = Re(conj(g) x), as torch's gradients
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -98,11 +99,11 @@ def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
     return into(size.add_(TINY.get(y.dtype, 1e-18)).div_(denominator), g)
 
 
+@dataclasses.dataclass(eq=False)
 class Saved:
     """A tensor that a backward pass needs as it is now, also where the model goes on to write into its memory."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    tensor: Tensor
 
 
 class Flow:

@@ -69,11 +69,6 @@ class Rule:
     make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
     for_layers: bool = False
 
-    @property
-    def relevance(self) -> bool:
-        """Whether the hook is a rule for relevance; any other sees the gradient and changes it as it likes."""
-        return self.damp is not None or self.make is not None
-
 
 RuleTable = weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any] | None]]
 # What was looked up, for composites whose rules go by the type of a module and by what ran before alone: a rule for it
@@ -128,7 +123,7 @@ class Rules:
             self._enter(following)
         if rule is not None and rule.for_layers and not isinstance(module, AFFINE_MODULES):
             return None
-        self.any |= rule is not None and rule.relevance
+        self.any |= rule is not None and (rule.damp is not None or rule.make is not None)
         return rule
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:

@@ -188,6 +188,7 @@ STRUCTURES = {
     "real view of a spectrum": lambda x: torch.view_as_real(torch.fft.rfft(x)),
     "reflection pad": lambda x: F.pad(x[:, None], (1, 1), mode="reflect"),
     "shifted spectrum": lambda x: torch.fft.fftshift(x, dim=1),
+    "a complex constant": lambda x: torch.view_as_real(x + torch.arange(x.shape[-1]) * (1 + 2j)).flatten(1),
     "short-time spectrum": lambda x: torch.stft(x, 4, 2, window=torch.ones(4).double(), return_complex=True).real,
 }
 

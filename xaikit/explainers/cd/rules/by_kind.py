@@ -11,7 +11,7 @@ from torch import Tensor
 from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd.constants import add_constant, add_graph_constant, with_weights
-from xaikit.explainers.cd.decomposed import Decomposed, constant_like, on_total
+from xaikit.explainers.cd.decomposed import Decomposed, on_total, with_parts
 from xaikit.explainers.cd.memory import memory_of
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.shares import ShareLostError, is_uniform
@@ -71,11 +71,6 @@ class JointCall:
         return first.share.reshape(*first.share.shape[:2], *[1] * (len(shape) - 1))
 
 
-def _with_parts(value: Tensor, call: JointCall) -> Decomposed:
-    """An operand with its parts, those of a constant by the undecided share."""
-    return value if isinstance(value, Decomposed) else constant_like(value, call.decomposed[0])
-
-
 def _of_numbers(value: Tensor) -> bool:
     return value.is_floating_point() or value.is_complex()
 
@@ -93,7 +88,7 @@ def linear(function: Any, *args: Any, **kwargs: Any) -> Any:
 def jointly_linear(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Linear in all tensors together: each part by itself; a constant among them is split by the undecided share."""
     call = JointCall(function, args, kwargs)
-    return call.on_each([_with_parts(value, call) for value in call.tensors])
+    return call.on_each([with_parts(value, call.decomposed[0]) for value in call.tensors])
 
 
 @cd_rule(Kind.STRUCTURE)
@@ -154,7 +149,7 @@ def homogeneous(function: Any, *args: Any, **kwargs: Any) -> Any:
         return torch.where(value == 0, 0, along / degree)  # 0 / 0 at the kink of a norm
 
     try:
-        result = call.on_each([_with_parts(value, call) for value in call.tensors], derivative)
+        result = call.on_each([with_parts(value, call.decomposed[0]) for value in call.tensors], derivative)
     except NotImplementedError as unknown:  # torch has no forward derivative of it
         raise missing_rule(function) from unknown
     result.remember_total(value)

@@ -18,11 +18,8 @@ from xaikit.explainers.cd.rules.elementwise import larger
 from xaikit.explainers.cd.rules.structure import along
 from xaikit.torch_ops import operation_name, plain_name
 
-AVERAGES = {f"{kind}avg_pool{n}d": n for kind in ("", "adaptive_", "_adaptive_") for n in (1, 2, 3)}
-AVERAGES = {name: n for name, n in AVERAGES.items() if name != "_adaptive_avg_pool1d"}
-MAXIMA = {
-    f"{kind}max_pool{n}d{tail}": n for kind in ("", "adaptive_") for n in (1, 2, 3) for tail in ("", "_with_indices")
-}
+AVERAGES = {f"{kind}avg_pool{n}d": n for kind in ("", "adaptive_") for n in (1, 2, 3)}
+MAXIMA = {f"{kind}max_pool{n}d": n for kind in ("", "adaptive_") for n in (1, 2, 3)}
 
 
 @cd_rule(*AVERAGES)

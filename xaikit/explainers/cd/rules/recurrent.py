@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed, constant_like
+from xaikit.explainers.cd.decomposed import Decomposed, with_parts
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.gated import GRUStep, RNNStep
 from xaikit.explainers.cd.rules.lstm import LSTM
@@ -40,7 +40,7 @@ def cell(function: Any, input: Any, hx: Any, *parameters: Any) -> Any:
     """One step, as the Cell modules take it."""
     states = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
     pair = next(value for value in (input, *states) if isinstance(value, Decomposed))
-    x, *starts = (value if isinstance(value, Decomposed) else constant_like(value, pair) for value in (input, *states))
+    x, *starts = (with_parts(value, pair) for value in (input, *states))
     steps = x.like(x.parts.unsqueeze(2), x.share if shares.is_uniform(x.share) else x.share.unsqueeze(1))
     name = operation_name(function).removesuffix("_cell")
     _, final = _run(name, steps, tuple(starts), Weights(*parameters), reverse=False)
@@ -74,7 +74,7 @@ def _run(name: str, x: Any, state: tuple[Any, ...], weights: Weights, *, reverse
     share = shares.without_dim(x.share, -1)
     step_share = share if shares.is_uniform(share) else share.mean(1)  # (masks, N, 1): the same at each step
     like = x.like(x.parts[:, :, 0], step_share)
-    states = [(s if isinstance(s, Decomposed) else constant_like(s, like)).parts.to(dtype) for s in state]
+    states = [with_parts(s, like).parts.to(dtype) for s in state]
     with torch.autocast(x.device.type, enabled=False):  # its coarse numbers would add up over the steps
         net = NETS[name](x, weights)
         output, finals = net.run(states, _alive(x.parts, states, net.constant_counts, reverse=reverse), reverse=reverse)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed, on_total, parts_of
+from xaikit.explainers.cd.decomposed import Decomposed, on_total, with_parts
 from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules import by_kind
@@ -283,7 +283,7 @@ def join(function: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     joint = torch.stack if name == "stack" else torch.cat
     if joint is torch.cat:  # torch lets an empty vector stand among tensors of any rank
         tensors = [value for value in tensors if value.shape != (0,)]
-    parts = joint([parts_of(value, pairs[0]) for value in tensors], behind(dim))
+    parts = joint([with_parts(value, pairs[0]).parts for value in tensors], behind(dim))
     return pairs[0].like(parts, _joint_share(joint, tensors, pairs, dim))
 
 
