@@ -317,7 +317,7 @@ class Call:
                 cannot differentiate the gradient, and it must.
         """
         scores = self.score(output, copies)
-        if not scores.requires_grad:
+        if not scores.requires_grad or not any(x.requires_grad for x in points):
             raise unreachable(self.layers or self.read_at, ())
         # Not the scores with a gradient of ones: torch imports sympy, which takes a second, to look at its shape.
         start, seeds = (scores, torch.ones_like(scores)) if self.create_graph else (scores.sum(), None)
@@ -325,10 +325,8 @@ class Call:
             if isinstance(output, Tensor):  # not where a target looks at all that the model returns
                 (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
                 start = output
-            # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
+            # zennit's hooks build a graph only for a gradient that requires one.
             seeds = seeds if seeds.requires_grad else seeds.detach().requires_grad_()
-        if not any(x.requires_grad for x in points):
-            raise unreachable(self.layers or self.read_at, ())
         grads = torch.autograd.grad(
             start,
             points,
@@ -342,7 +340,8 @@ class Call:
             raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
             form = self.form, tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
-            if check_second_derivative(grads, self.facts, form) and plain and not (self.layers or self.read_at):
+            elsewhere = self.layers or self.read_at or self.recompute or not plain
+            if check_second_derivative(grads, self.facts, form) and not elsewhere:
                 once = dataclasses.replace(self, create_graph=False)
                 refuse_detached(grads, start, points, lambda moved: once._grad(moved, copies))
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
