@@ -24,17 +24,18 @@ torch.set_num_threads(1)
 gc.disable()  # until the tests are collected: modules that are imported are not garbage
 
 
-# Seconds of the marked tests of a file, a second each where it is missing; a wrong one costs a little balance only.
+# Seconds of the marked tests of a file, half a second each where it is missing; a wrong one costs a little balance.
 SECONDS = {
-    "examples/test_real_models.py": 130, "usage/test_documents.py": 150, "random_nets/test_random_nets.py": 90,
-    "unit/cli/test_demo.py": 33, "unit/cli/test_processes.py": 25, "unit/mitigation/test_mend.py": 40,
-    "unit/studio/test_chromium_jobs.py": 35, "usage/test_site.py": 52, "contract/test_devices.py": 33,
-    "unit/explainers/lrp/test_zoo.py": 55, "unit/mitigation/test_fabric.py": 28, "unit/tuning/test_storage.py": 20,
-    "unit/cli/test_tune.py": 20, "unit/core/test_checkpointed_models.py": 38, "contract/test_explainers.py": 30,
-    "usage/test_help_examples.py": 32, "usage/test_notebooks.py": 28, "unit/studio/test_chromium.py": 36,
-    "usage/test_install.py": 53, "threads/test_threads.py": 18, "contract/test_regression.py": 6,
-    "examples/test_skin.py": 35, "unit/report/test_chromium.py": 31, "unit/explainers/test_captum_values.py": 25,
+    "examples/test_real_models.py": 70, "usage/test_documents.py": 80, "random_nets/test_random_nets.py": 31,
+    "unit/cli/test_demo.py": 23, "unit/cli/test_processes.py": 12, "unit/mitigation/test_mend.py": 17,
+    "unit/studio/test_chromium_jobs.py": 14, "usage/test_site.py": 24, "contract/test_devices.py": 30,
+    "unit/explainers/lrp/test_zoo.py": 19, "unit/mitigation/test_fabric.py": 14, "unit/tuning/test_storage.py": 9,
+    "unit/cli/test_tune.py": 9, "unit/core/test_checkpointed_models.py": 22, "contract/test_explainers.py": 9,
+    "usage/test_help_examples.py": 21, "usage/test_notebooks.py": 13, "unit/studio/test_chromium.py": 14,
+    "usage/test_install.py": 25, "threads/test_threads.py": 8, "unit/explainers/cd/test_zoo.py": 13,
+    "examples/test_skin.py": 11, "unit/report/test_chromium.py": 12, "unit/explainers/test_captum_values.py": 8,
 }  # fmt: skip
+SHORT = 0.022  # seconds of a test that is not marked
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,7 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def seconds(part: tuple[bool, Path]) -> float:
         short, path = part
-        return 0.1 * len(files[part]) if short else SECONDS.get(os.path.relpath(path, here), len(files[part]))
+        number = len(files[part])
+        return SHORT * number if short else SECONDS.get(os.path.relpath(path, here), 0.5 * number)
 
     hands: list[list[pytest.Item]] = [[] for _ in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))]
     loads = [0.0] * len(hands)

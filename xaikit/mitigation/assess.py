@@ -32,7 +32,7 @@ from xaikit.mitigation.evaluation import (
 )
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating, is_single, logits_of
 from xaikit.mitigation.penalties import check_labels
-from xaikit.mitigation.reliance import RELIES, RelianceTally, by_class, is_reliance
+from xaikit.mitigation.reliance import RELIES, RelianceTally, by_class, doubt_of_few, is_reliance
 from xaikit.mitigation.tables import aligned
 
 UNKNOWN = "whether it relies on the shortcut is unknown: nothing was exchanged"
@@ -123,6 +123,8 @@ class Assessment(Result):
             beyond = percent(max(0.0, self.reliance.mean))
             text += f"; about as many change by an exchange within a class ({beyond} fewer), which tells nothing"
             text += f"; {self.samples} samples are too few to tell more" if self.reliance.mean > RELIES else ""
+        elif not self.relies:
+            text += doubt_of_few(self.samples)
         return text
 
     def row(self, *, groups: bool = False) -> dict[str, float]:

@@ -13,7 +13,7 @@ from xaikit.core.percentages import percent
 from xaikit.core.results import Real, Result, Stopped
 from xaikit.core.spec_strings import split_spec
 from xaikit.mitigation.assess import Assessment
-from xaikit.mitigation.reliance import RELIES
+from xaikit.mitigation.reliance import RELIES, doubt_of_few
 from xaikit.mitigation.tables import aligned
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
@@ -126,7 +126,7 @@ class MendResult(Result):
         if self.method == "unchanged" and not self.relies:
             return (
                 f"nothing to mend: {percent(first.changed)} of predictions change with {self.shortcut} exchanged; "
-                f"accuracy on exchanged data {percent(first.accuracy_exchanged)}"
+                f"accuracy on exchanged data {percent(first.accuracy_exchanged)}{self._doubt}"
             )
         lost = first.accuracy_kept - last.accuracy_kept
         opening = "does not rely on it any more: "
@@ -139,8 +139,8 @@ class MendResult(Result):
         if last.note:
             opening = f"not mended: {last.note}. "
         text = (
-            f"{opening}{percent(first.changed)} of predictions changed with {self.shortcut} exchanged, now "
-            f"{percent(last.changed)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
+            f"{opening}{_changed(first)} of predictions changed with {self.shortcut} exchanged, now "
+            f"{_changed(last)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
             f"{percent(last.accuracy_exchanged)}, with it kept {percent(first.accuracy_kept)} before, now "
             f"{percent(last.accuracy_kept)}"
         )
@@ -150,6 +150,7 @@ class MendResult(Result):
             )
         if self.relies and "n_epochs=" not in last.note:
             text += f"; try {self._advice()}"
+        text += self._doubt
         if self.added:
             exchanged = "they were exchanged" if len(self.added) > 1 else "it was exchanged"
             text += f". The model relied on the {' and the '.join(self.added)}, too, so {exchanged} with it"
@@ -160,6 +161,10 @@ class MendResult(Result):
                 f"(epochs: {last.epochs}; set n_epochs= higher)"
             )
         return text
+
+    @property
+    def _doubt(self) -> str:
+        return doubt_of_few(self.after.samples) if self.after is not None and not self.relies else ""
 
     def _of_groups(self, first: MendTry, last: MendTry) -> str:
         """The verdict where nothing but groups is known."""
@@ -203,6 +208,14 @@ class MendResult(Result):
             lines.append([_in_short(row.method) + mark, *figures, str(row.epochs), f"{row.seconds:.0f} s"])
         title = f"MendResult of {self.shortcut}"
         return "\n".join([title, self.verdict, *aligned(lines), f"* chosen: {self.method}"])
+
+
+def _changed(row: MendTry) -> str:
+    """The share of predictions that change, and that by class where this alone tells of a reliance."""
+    is_rare = row.relies and row.changed <= RELIES
+    return percent(row.changed) + (
+        f" ({percent(row.reliance_by_class)} with every class counted equally)" if is_rare else ""
+    )
 
 
 def _in_short(method: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.intervals import paired_interval
+from xaikit.core.percentages import percent
 from xaikit.core.results import Interval
 from xaikit.mitigation.decoys import Exchange
 
@@ -65,6 +66,19 @@ def by_class(values: Tensor, labels: Tensor) -> float:
     """
     means = [values[labels == label].double().mean() for label in labels.unique()]
     return float(torch.stack(means).mean())
+
+
+def doubt_of_few(samples: int) -> str:
+    """What a verdict adds where samples are too few to see that a tenth of the predictions change.
+
+    Of n samples of which none changes, up to 3 / n may (the rule of three, at 95 %).
+
+    Args:
+        samples: that were judged.
+    """
+    if samples * RELIES >= 3:
+        return ""
+    return f"; {samples} samples are few: where none changes, up to {percent(min(1.0, 3 / samples))} of all may"
 
 
 def is_reliance(interval: Interval) -> bool:
