@@ -66,8 +66,9 @@ def completed(  # noqa: PLR0913
         return Deferred(value, (FillRest(total),), per_channel=False).pending()
     torch.sub(total, parts[0], out=parts[1])
     if bool(nothing.any()):
-        per_channel = nothing if nothing.shape[1] in (1, parts.shape[2]) else nothing.all(1, keepdim=True)
-        parts[1].masked_fill_(per_channel.view(*per_channel.shape, *[1] * (parts.dim() - 3)), 0)
+        rows = parts.shape[2:3]  # none of a single number
+        per_channel = nothing if rows and nothing.shape[1] in (1, *rows) else nothing.all(1, keepdim=True)
+        parts[1].masked_fill_(per_channel.view(len(per_channel), *(-1 for _ in rows), *[1] * (parts.dim() - 3)), 0)
     result = like.like(parts, share)
     result.remember_total(total)
     return result
@@ -75,7 +76,11 @@ def completed(  # noqa: PLR0913
 
 def nothing_irrelevant(x: Decomposed) -> Tensor:
     """Which masks have no irrelevant part in which rows of the first dimension, (masks, rows)."""
-    part = x.irrelevant if x.dim() > 1 else x.irrelevant.unsqueeze(1)
+    part = x.irrelevant
+    while part.dim() < 3:
+        part = part.unsqueeze(1)
+    if not part.numel():
+        return torch.ones(part.shape[:2], dtype=torch.bool, device=part.device)
     probe = part
     while probe.dim() > 3:
         probe = probe.select(2, 0)

@@ -144,6 +144,10 @@ def _kept_after_an_activation(x):
 
 
 ROW_OPS |= {"complex numbers": _spectral, "kept after an activation": _kept_after_an_activation}
+ROW_OPS |= {
+    "numbers": lambda x: torch.stack([row * (row.max() * row.tanh().sum()) for row in x]),
+    "nothing": lambda x: x * x + (x[:, :0] * x[:, 12:]).sum(1, keepdim=True),
+}
 IMAGE_OPS |= {"local_response_norm of zeros": lambda x: F.local_response_norm(x.relu(), 3)}
 IMAGE_OPS |= {"assignment": _assigned, "in place": _in_place}
 OPS = [(n, IMAGE, f) for n, f in IMAGE_OPS.items()] + [(n, ROW, f) for n, f in ROW_OPS.items()]
