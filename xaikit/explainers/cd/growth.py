@@ -13,13 +13,9 @@ from xaikit.explainers.cd.decomposed import Decomposed
 
 
 def layer_of_growth(modules: Mapping[nn.Module, str], run: Callable[[], Any]) -> str | None:
-    """The layer up to which |r| + |s| grows most in relation to |r + s|; None where no layer returns a decomposition.
+    """The layer up to which |r| + |s| grows most in relation to |r + s| while `run` decomposes.
 
-    The first layer whose parts are NaN or infinite is named before all others.
-
-    Args:
-        modules: of the model, with their names.
-        run: decomposes.
+    The first layer whose parts are NaN or infinite is named before all others; None where no layer returns parts.
     """
     sizes: list[tuple[str, float]] = []
 

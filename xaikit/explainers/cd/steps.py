@@ -165,10 +165,7 @@ PartsStep = AddConstant | SplitStep | FillRest
 def run(x: Decomposed, steps: Sequence[PartsStep], *, may_overwrite: bool = False) -> Decomposed:
     """The value after some steps, whose operands have no more dimensions than it has.
 
-    Args:
-        x: the value.
-        steps: in their order.
-        may_overwrite: whether the result may take the place of the parts of x.
+    With `may_overwrite` the result may take the place of the parts of x.
     """
     parts, share = x.parts, x.share
     operands = [value for step in steps for value in step.operands if value is not None]

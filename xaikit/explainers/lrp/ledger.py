@@ -31,11 +31,7 @@ TARGET = "the target function"  # where it is not linear, the output does not st
 
 
 def may_absorb(*, attn: bool) -> frozenset[str]:
-    """Names of operations that need not conserve relevance.
-
-    Args:
-        attn: whether AttnLRP's softmax is one of them.
-    """
+    """Names of operations that need not conserve relevance; AttnLRP's softmax is one of them."""
     return frozenset(ABSORBING | FUSED | (names_of(Kind.SOFTMAX) if attn else set()))
 
 
@@ -79,12 +75,7 @@ class Ledger:
         self.record(entry, float(relevance.sum()), sign)
 
     def target(self, output: Any, flow: Flow) -> Any:
-        """The model's output, with a record of the relevance with which a target function lets the output start.
-
-        Args:
-            output: the explained head, or all that the model returned.
-            flow: the switch between relevance and true gradient.
-        """
+        """The output or explained head, with a record of the relevance with which a target function lets it start."""
         if any(isinstance(x, Tensor) for x in tree_iter(output)):  # of an object that hides its tensors it is unknown
             self.record(TARGET, float(self.scores.sum()), 1)
         return tree_map_only(Tensor, lambda x: Probe.apply(x, TARGET, -1, self, flow), output)

@@ -13,11 +13,6 @@ def is_activation(module: nn.Module, x: Tensor, y: Tensor) -> bool:
 
     It is run once more on its input with every other entry replaced by its neighbour: exactly these may change, to what
     the neighbour's output was.
-
-    Args:
-        module: that has run.
-        x: what it was called with.
-        y: what it returned.
     """
     if next(module.children(), None) is not None or next(module.parameters(), None) is not None:
         return False

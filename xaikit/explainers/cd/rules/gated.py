@@ -111,13 +111,7 @@ class GRUStep(GatedStep):
 
 
 class RNNStep(GatedStep):
-    """One step of a plain recurrent net.
-
-    Args:
-        function: tanh or relu.
-        x: the inputs of all steps, (time, N, features).
-        weights: of the layer in this direction.
-    """
+    """One step of a plain recurrent net, whose function is tanh or relu."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], x: Decomposed, weights: Weights) -> None:
         super().__init__(x, weights)

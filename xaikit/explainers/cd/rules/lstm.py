@@ -71,12 +71,7 @@ class Totals:
 
 
 class LSTM:
-    """One layer and direction of an LSTM.
-
-    Args:
-        x: the inputs of all steps, (time, N, features).
-        weights: of the layer in this direction.
-    """
+    """One layer and direction of an LSTM, which takes what a `gated.GatedStep` takes."""
 
     def __init__(self, x: Decomposed, weights: Weights) -> None:
         self.x, self.weights = x, weights
