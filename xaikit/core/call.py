@@ -206,8 +206,7 @@ class Call:
         Args:
             inputs: stand-ins for the call's inputs.
             copies: versions of the batch stacked in them.
-            at: called with the leaves after the forward pass, gives the tensors of that pass to differentiate by
-                instead.
+            at: called with the leaves after the forward pass, gives the pass's tensors to differentiate by instead.
         """
         if self.recompute and at is None:
             check_recomputable(self, inputs)
@@ -232,8 +231,8 @@ class Call:
             leaves = leaves if at is None else at(leaves)
         for call in calls:
             with self._kernels():
-                gradients = call._differentiated(output, leaves, copies, retain=call is not calls[-1])
-            yield gradients
+                grads = call._differentiated(output, leaves, copies, retain=call is not calls[-1], plain=at is None)
+            yield grads
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
         with self.recompute_context():
@@ -257,7 +256,7 @@ class Call:
             if self.on_output is not None and inputs is self.inputs:
                 self.on_output(output)
             try:
-                return self._differentiated(output, leaves if at is None else at(leaves), copies)
+                return self._differentiated(output, leaves if at is None else at(leaves), copies, plain=at is None)
             except UnreachableError as error:
                 layers = UnreachableError("the explained score does not depend on the chosen layer's output")
                 raise (error if at is None else layers) from None
@@ -301,6 +300,7 @@ class Call:
         *,
         runs: Sequence[int] | None = None,
         retain: bool = False,
+        plain: bool = False,
     ) -> Tensors:
         """Return d score / d point of an output.
 
@@ -308,16 +308,16 @@ class Call:
             output: the model's output, with its graph.
             points: the tensors to differentiate by.
             copies: versions of the batch in the output.
-            runs: for each explained layer, how many of the points, from the first on, are its runs; further points
-                are not what is explained. None means that every point is.
+            runs: how many of the first points are runs of each explained layer; others are not explained. None: all.
             retain: keep the graph for a further backward pass.
+            plain: whether the points stand for the model's inputs.
 
         Raises:
-            UnreachableError: when the score depends on nothing that is explained, or not on one of the layers.
-            NotDifferentiableError: when torch cannot differentiate the gradient, and it must.
+            UnreachableError, NotDifferentiableError: when the score does not depend on what is explained; when torch
+                cannot differentiate the gradient, and it must.
         """
         scores = self.score(output, copies)
-        if not scores.requires_grad:
+        if not scores.requires_grad or not any(x.requires_grad for x in points):
             raise unreachable(self.layers or self.read_at, ())
         # Not the scores with a gradient of ones: torch imports sympy, which takes a second, to look at its shape.
         start, seeds = (scores, torch.ones_like(scores)) if self.create_graph else (scores.sum(), None)
@@ -325,10 +325,8 @@ class Call:
             if isinstance(output, Tensor):  # not where a target looks at all that the model returns
                 (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
                 start = output
-            # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
+            # zennit's hooks build a graph only for a gradient that requires one.
             seeds = seeds if seeds.requires_grad else seeds.detach().requires_grad_()
-        if not any(x.requires_grad for x in points):
-            raise unreachable(self.layers or self.read_at, ())
         grads = torch.autograd.grad(
             start,
             points,
@@ -342,9 +340,10 @@ class Call:
             raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
             form = self.form, tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
-            if check_second_derivative(grads, self.facts, form) and not (self.layers or self.read_at):
-                plain = dataclasses.replace(self, create_graph=False)._grad
-                refuse_detached(grads, start, points, lambda moved: plain(moved, copies))
+            elsewhere = self.layers or self.read_at or self.recompute or not plain
+            if check_second_derivative(grads, self.facts, form) and not elsewhere:
+                once = dataclasses.replace(self, create_graph=False)
+                refuse_detached(grads, start, points, lambda moved: once._grad(moved, copies))
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
     def at(self, samples: slice) -> Call:

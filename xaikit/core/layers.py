@@ -72,6 +72,16 @@ def find_point(model: nn.Module, layer: str | nn.Module) -> LayerPoint:
     return LayerPoint(name, module, ends=_ends(model, module))
 
 
+def layers_to_name(model: nn.Module) -> str:
+    """Some layers of a model that a user may name, for messages: "such as 'conv1' or 'layer4'".
+
+    Args:
+        model: of the user.
+    """
+    names = [name for name, module in model.named_modules() if name and not list(module.children())]
+    return f"such as {' or '.join(map(repr, names[-3:-1] or names))}"
+
+
 def _ends(model: nn.Module, module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     """The first and the last layer inside a Sequential, if these are parts of nothing else."""
     if not _is_sequential(module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,17 @@ def default_groups(x: Tensor, limit: int) -> Tensor:
     return (groups if channels is None else groups.unsqueeze(channels - 1)).expand(shape)[None]
 
 
+def _default_groups_told(x: Tensor, limit: int) -> Tensor:
+    groups = default_groups(x, limit)
+    if x.ndim == 2 and x.shape[1] > limit:  # neighbours in a table have nothing in common, unlike in pictures
+        warnings.warn(
+            f"{x.shape[1]} columns are switched in {limit} groups of neighbours, which share their values; "
+            f"n_segments={x.shape[1]} gives each a group of its own, feature_mask= names others",
+            stacklevel=2,
+        )
+    return groups
+
+
 def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, tokens: Sequence[bool] = ()) -> Tensors:
     """Group numbers for each input, (1, ...) or (N, ...).
 
@@ -44,6 +56,9 @@ def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, t
         limit: most groups of an input where none are given.
         tokens: which inputs are vectors of tokens.
 
+    Warns:
+        UserWarning: where neighbouring columns of a table share a group that nobody asked for.
+
     Raises:
         InvalidInputError: for groups of another shape or of fractions.
     """
@@ -54,7 +69,7 @@ def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, t
             return shared
     else:
         pairs = zip(inputs, tokens or [False] * len(inputs), strict=True)
-        groups = tuple(Tokens()(x) if token else default_groups(x, limit) for x, token in pairs)
+        groups = tuple(Tokens()(x) if token else _default_groups_told(x, limit) for x, token in pairs)
     starts = itertools.accumulate((int(ids.max()) + 1 for ids in groups[:-1]), initial=0)
     return tuple(ids + start for ids, start in zip(groups, starts, strict=True))
 

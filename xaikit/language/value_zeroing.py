@@ -45,7 +45,9 @@ def value_zeroing(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         is_cross = any(part in CROSS for part in name.split("."))
         blocks.setdefault(_block_of(model, name), []).append((is_cross, name, share))
     calls: Calls = {}
-    handles = [
+    running: set[nn.Module] = set()  # an encoder built as a decoder has a cross-attention that never runs
+    handles = [model.get_submodule(name).register_forward_hook(lambda m, *_: running.add(m)) for name in values]
+    handles += [
         block.register_forward_hook(
             lambda module, args, kwargs, output: calls.update({module: (args, kwargs, _hidden(output))}),
             with_kwargs=True,
@@ -58,6 +60,7 @@ def value_zeroing(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         finally:
             for handle in handles:
                 handle.remove()
+        blocks = {b: [v for v in ends if model.get_submodule(v[1]) in running] for b, ends in blocks.items()}
         return _joined(model, blocks, calls, inputs["input_ids"].shape[1])
 
 
@@ -92,6 +95,8 @@ def _to_one(distances: Tensor) -> Tensor:
 def _distances(block: nn.Module, values: nn.Module, share: int, call: BlockCall, n_tokens: int) -> Tensor:
     """How far each position of a layer's output turns (rows) without the value vector of each token (columns)."""
     args, kwargs, clean = call
+    # A cache would bring the keys of the first pass along; an encoder built as a decoder has one in spite of use_cache.
+    args, kwargs = [_uncached(v) for v in args], {key: _uncached(v) for key, v in kwargs.items()}
     columns = []
     for token in range(n_tokens):
 
@@ -107,6 +112,10 @@ def _distances(block: nn.Module, values: nn.Module, share: int, call: BlockCall,
             handle.remove()
         columns.append(1 - torch.cosine_similarity(clean[0], changed[0], dim=-1))
     return torch.stack(columns, 1).clamp_min(0)
+
+
+def _uncached(value: Any) -> Any:
+    return None if hasattr(value, "get_seq_length") else value
 
 
 def _hidden(output: Any) -> Tensor:

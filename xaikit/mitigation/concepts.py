@@ -14,7 +14,7 @@ from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import REMEDY, read_classes
-from xaikit.core.layers import cut_at, find_point
+from xaikit.core.layers import cut_at, find_point, layers_to_name
 from xaikit.core.model_state import evaluated
 from xaikit.core.results import Result
 from xaikit.core.structure import check_batch, flatten
@@ -79,11 +79,9 @@ class Concept(Result):
         """
         check_method(method)
         if not isinstance(layer, (str, nn.Module)):
-            names = [name for name, module in model.named_modules() if name and not list(module.children())]
             raise InvalidTypeError(
-                f"Concept.fit needs layer=, the layer that holds the concept, got {layer!r}; name one, such as "
-                f"{' or '.join(map(repr, names[-3:-1] or names))}, or measure which suits: "
-                "xaikit.mitigation.concept_layers(model, x, labels)"
+                f"Concept.fit needs layer=, the layer that holds the concept, got {layer!r}; name one, "
+                f"{layers_to_name(model)}, or measure which suits: xaikit.mitigation.concept_layers(model, x, labels)"
             )
         inputs = read_inputs(inputs, model)
         shows = _read_flags(labels, check_batch(flatten(inputs)[0]))

@@ -15,7 +15,7 @@ from xaikit import upward
 from xaikit.core.batch import Batch, count_batches, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.core.image_forms import channels_first
-from xaikit.core.layers import find_point
+from xaikit.core.layers import find_point, layers_to_name
 from xaikit.core.loader_order import shuffles
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.params import Float, Int
@@ -85,7 +85,7 @@ def concept_atlas(  # noqa: PLR0913
     explainer: ZennitLRP,
     data: Any,
     *,
-    layer: Any,
+    layer: Any = None,
     n_channels: int = 8,
     n_samples: int = 6,
     crop: float = 0.5,
@@ -105,7 +105,7 @@ def concept_atlas(  # noqa: PLR0913
         data: pictures (N, C, H, W) with labels, (x, y), a loader that does not shuffle, or a data set; each sample
             is explained for its label. In place of labels also one class for all, a target, or None for a model with
             a single output.
-        layer: by name or as a module.
+        layer: must be named, by name or as a module.
         n_channels: how many channels are shown at most.
         n_samples: how many samples of each at most.
         crop: the side of a crop, as a part of the shorter side of the pictures.
@@ -116,7 +116,8 @@ def concept_atlas(  # noqa: PLR0913
         An atlas; `save`, `plot` and `xaikit report --atlas` show it.
 
     Raises:
-        InvalidTypeError: for an explainer that is not LRP, data that can be read once only, or a function as target.
+        InvalidTypeError: for an explainer that is not LRP, a layer that is not named, data that can be read once only,
+            or a function as target.
         UnboundError: for an explainer without a model.
         InvalidInputError: for samples that are no pictures of one size, or a loader that shuffles.
 
@@ -140,6 +141,10 @@ def concept_atlas(  # noqa: PLR0913
     crop = Float(gt=0, le=1).check(crop, "crop")
     if explainer.model is None:
         raise UnboundError("a concept atlas needs an explainer with a model: LRPEpsilonPlus(model)")
+    if layer is None:
+        raise InvalidTypeError(
+            f"a concept atlas needs layer=, whose channels are shown, {layers_to_name(explainer.model)}"
+        )
     name = find_point(explainer.model, layer).name
     options: dict[str, Any] = {"layer": name, "channel_axis": channel_axis}
     count = count_batches(data, ROWS)

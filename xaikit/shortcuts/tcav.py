@@ -14,7 +14,7 @@ from tqdm import tqdm
 from xaikit.core.batch import count_batches, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
-from xaikit.core.layers import find_point
+from xaikit.core.layers import find_point, layers_to_name
 from xaikit.core.spec_strings import target_text
 from xaikit.core.structure import check_batch, flatten
 from xaikit.core.target_values import Class
@@ -33,8 +33,8 @@ def tcav(  # noqa: PLR0913
     data: Any,
     concepts: Mapping[str, Any],
     *,
-    random_sets: Sequence[Any],
-    layers: str | Sequence[str],
+    random_sets: Sequence[Any] | None = None,
+    layers: str | Sequence[str] | None = None,
     method: str = "pattern",
     channel_axis: int = 1,
     head: str | int | None = "logits",
@@ -58,8 +58,9 @@ def tcav(  # noqa: PLR0913
             label. Instead of labels also one class, a target or a function for all, None for a model with a single
             output, or in (x, [...]) several targets for all, which get rows of their own.
         concepts: the examples of each concept, inputs (n, ...), by its name; at least 6, better 40.
-        random_sets: at least 3 sets of other samples, better 20, such as ``x[torch.randperm(500)].chunk(20)``.
-        layers: one or several layers by name, which return (N, channels, ...).
+        random_sets: must be given, at least 3 sets of other samples, better 20, such as
+            ``x[torch.randperm(500)].chunk(20)``.
+        layers: must be given, one or several layers by name, which return (N, channels, ...).
         method: how v is fitted, as for `Concept.fit`: "pattern", or "svm" and "ridge" as in the paper.
         channel_axis: where the layers have their channels; -1 in (N, tokens, channels).
         head: which output is explained.
@@ -70,7 +71,8 @@ def tcav(  # noqa: PLR0913
 
     Raises:
         InvalidInputError: for no concept, too few random sets or examples, or a layer that does not tell them apart.
-        InvalidTypeError: for concepts that are no mapping, or random sets that are no list.
+        InvalidTypeError: for concepts that are no mapping, random sets that are no list, or either of `random_sets` and
+            `layers` left out.
         UnknownNameError: for a layer that is not there.
 
     >>> x, more = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([4.0, 0, 0])
@@ -81,6 +83,13 @@ def tcav(  # noqa: PLR0913
     (1, True)
     """
     check_method(method)
+    if random_sets is None:
+        raise InvalidTypeError(
+            "tcav needs random_sets=, at least 3 sets of samples that are not of the concept, to tell a score from "
+            "chance; of 500 other samples, such as random_sets=other_x[torch.randperm(500)].chunk(20)"
+        )
+    if layers is None:
+        raise InvalidTypeError(f"tcav needs layers=, one or several layers by name, {layers_to_name(model)}")
     examples, others = _examples(model, concepts, random_sets)
     data, targets = _with_several_targets(data)
     points = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)

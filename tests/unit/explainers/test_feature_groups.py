@@ -166,3 +166,14 @@ def test_a_volume_is_divided_into_cubes(shape, groups):
         assert int(extent.max()) <= side
         assert int(extent.prod()) == len(places)  # a box without holes
     assert torch.equal(ids[:, :1].expand_as(ids), ids)  # all channels together
+
+
+def test_columns_that_share_a_group_are_told():
+    torch.manual_seed(0)
+    model, x = nn.Linear(12, 2), torch.rand(3, 12)
+    with pytest.warns(UserWarning, match="12 columns are switched in 10 groups of neighbours.* n_segments=12"):
+        shared = ExactShapley(model).attribute(x, 0)
+    assert (shared[:, 0] == shared[:, 1]).all()
+    assert ExactShapley(model, n_segments=12).attribute(x, 0).allclose(x * model.weight[0], atol=1e-6)
+    pairs = ExactShapley(model, feature_mask=torch.arange(12) // 2).attribute(x, 0)  # what is asked for is not told
+    assert pairs.view(3, 6, 2).sum(2).allclose((x * model.weight[0]).view(3, 6, 2).sum(2), atol=1e-5)

@@ -92,6 +92,19 @@ def t5(layers: int = 1) -> torch.nn.Module:
     return transformers.T5ForConditionalGeneration(config).double().eval()
 
 
+def bert_to_bert(layers: int = 1) -> torch.nn.Module:
+    """An encoder and a decoder of one configuration, so that the encoder has a cross-attention that never runs."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=340, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32,
+        is_decoder=True, add_cross_attention=True,
+    )  # fmt: skip
+    encoder, decoder = transformers.BertModel(config), transformers.BertLMHeadModel(config)
+    model = transformers.EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    model.config.decoder_start_token_id, model.config.pad_token_id, model.config.eos_token_id = 1, 0, 2
+    return model.double().eval()
+
+
 def mamba() -> torch.nn.Module:
     """A state-space model."""
     torch.manual_seed(0)

@@ -151,8 +151,14 @@ def test_rollout_through_the_cross_attention(make, method):
             "decoder.block",
             ["layer.0.SelfAttention.v", "layer.1.EncDecAttention.v"],
         ),
+        (
+            small_models.bert_to_bert,
+            "encoder.encoder.layer",
+            "decoder.bert.encoder.layer",
+            ["attention.self.value", "crossattention.self.value"],
+        ),
     ],
-    ids=["bart", "t5"],
+    ids=["bart", "t5", "bert to bert"],
 )
 def test_value_zeroing_through_the_cross_attention(make, encoder, decoder, values):
     """By passes of the whole model, with a value vector set to 0 in one attention of one layer."""

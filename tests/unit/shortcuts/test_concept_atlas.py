@@ -128,6 +128,8 @@ def test_wrong_calls():
     ):
         with pytest.raises(error, match=message):
             concept_atlas(*call, layer="1", progress=False)
+    with pytest.raises(InvalidTypeError, match="needs layer=, whose channels are shown, such as"):
+        concept_atlas(explainer, data, progress=False)
 
 
 def test_a_crop_of_relevance_that_is_all_negative_lies_where_it_is():

@@ -166,6 +166,8 @@ def test_the_picture_shows_the_scores():
             "random set 0 must hold at least 6 samples, got 2",
         ),
         ({"layers": []}, InvalidInputError, "at least one layer"),
+        ({"layers": None}, InvalidTypeError, "tcav needs layers=, .* such as '0' or '1'"),
+        ({"random_sets": None}, InvalidTypeError, "tcav needs random_sets=, at least 3 sets"),
         ({"layers": "9"}, UnknownNameError, "no layer '9'"),
         ({"method": "svc"}, InvalidInputError, "method must be one of 'pattern', 'ridge', 'svm', got 'svc'"),
         ({"random_sets": [torch.ones(8, 4)] * 3}, InvalidInputError, "same activations with and without"),
