@@ -172,8 +172,9 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
         w, groups = module.weight, module.groups
         if not (few_channels(w, groups) or (twice and (groups > 1 or _crowded(y, w, groups)))):
             return None
-        padding = torch_private.twice_reversed_padding_of(module)[::2][::-1]  # as numbers, also for padding="same"
-        form = Form(module.stride, tuple(padding), module.dilation, groups)
+        form = _form_of(y)
+        if not _gives(x, w, form, y):
+            return None
         return by_fast_kernels(x, w, module.bias, y, form)
 
     # This hook runs before all others, since another hook may change the output.
@@ -210,7 +211,6 @@ def _crowded(g: Tensor, w: Tensor, groups: int) -> bool:
 
 def _is_torchs(module: Any, x: Any, y: Any) -> bool:
     """Whether torch's own convolution computed y from a batch x on a CPU, without a cast and with a graph."""
-    edges = torch_private.twice_reversed_padding_of(module)  # padding="same" may be uneven
     return (
         type(x) is Tensor
         and type(y) is Tensor
@@ -220,7 +220,20 @@ def _is_torchs(module: Any, x: Any, y: Any) -> bool:
         and x.dtype == y.dtype == module.weight.dtype
         and x.dtype in DTYPES
         and module.padding_mode == "zeros"
-        and edges[::2] == edges[1::2]
         and y.grad_fn is not None
         and y.grad_fn.name() == "ConvolutionBackward0"
     )
+
+
+def _form_of(y: Tensor) -> Form:
+    """The settings of the convolution that gave y; not its module's, which a model may change later on."""
+    *settings, groups = torch_private.convolution_settings(y.grad_fn)
+    n = y.ndim - 2
+    stride, padding, dilation = (tuple(s) * n if len(s) < n else tuple(s) for s in settings)
+    return Form(stride, padding, dilation, groups)
+
+
+def _gives(x: Tensor, w: Tensor, form: Form, y: Tensor) -> bool:
+    """Whether a convolution of x itself has the size of y: not for an uneven padding="same", which pads x first."""
+    sizes = zip(x.shape[2:], w.shape[2:], form.stride, form.padding, form.dilation, strict=True)
+    return y.shape[2:] == tuple((n + 2 * pad - gap * (k - 1) - 1) // step + 1 for n, k, step, pad, gap in sizes)

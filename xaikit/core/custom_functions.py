@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from xaikit.core import torch_private
 from xaikit.core.errors import NotDifferentiableError
 from xaikit.core.graphs import steps_between
 from xaikit.core.structure import Tensors
@@ -34,7 +36,7 @@ def refuse_detached(
     Raises:
         NotDifferentiableError: with the names of the functions.
     """
-    names = {type(node).__name__ for node in steps_between((), (start,)) if isinstance(node, BackwardCFunction)}
+    names = {type(node).__name__ for node in steps_between((), (start,)) if _is_the_users(node)}
     pairs = [(x, g) for x, g in zip(points, gradients, strict=True) if g is not None and x.is_floating_point()]
     if not names or len(pairs) < len(points):
         return
@@ -66,6 +68,13 @@ def refuse_detached(
             f"finite differences give {near:.3g}; keep the input with ctx.save_for_backward(x) and compute with it, or "
             "use a penalty without a gradient, such as a mitigator with contextual decomposition"
         )
+
+
+def _is_the_users(node: Any) -> bool:
+    if not isinstance(node, BackwardCFunction):
+        return False
+    package = torch_private.function_of(node).__module__.partition(".")[0]
+    return package not in ("torch", "xaikit")
 
 
 def _like(x: Tensor, draw: torch.Generator) -> Tensor:

@@ -43,8 +43,14 @@ parameters_of: Callable[[nn.Module], dict[str, nn.Parameter | None]] = attrgette
 forward_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_forward_hooks")
 forward_pre_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_forward_pre_hooks")
 backward_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_backward_hooks")
-# Padding of a convolution as numbers, also where it has a name ("same"); without it ours would guess.
-twice_reversed_padding_of: Callable[[nn.Module], list[int]] = attrgetter("_reversed_padding_repeated_twice")
+# The `torch.autograd.Function` of its node in a graph. Without it, functions of ours and of torch would be tested as if
+# they were the user's, with passes of their own.
+function_of: Callable[[Any], type[Any]] = attrgetter("_forward_cls")
+# Stride, padding, dilation and groups of the convolution that made a tensor, as numbers, from its node. Without them a
+# faster kernel would go by the module, whose settings a model may change, and be wrong.
+convolution_settings: Callable[[Any], tuple[Any, ...]] = attrgetter(
+    "_saved_stride", "_saved_padding", "_saved_dilation", "_saved_groups"
+)
 
 
 def compiler_is_loaded() -> bool:

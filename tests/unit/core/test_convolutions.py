@@ -165,13 +165,35 @@ def test_an_explanation_and_its_penalty_are_what_they_were(explainer, monkeypatc
         assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(ours, torchs, strict=True))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"padding": (1, 1)}, {"padding": 0}, {"stride": 1, "padding": 2}, {"dilation": (2, 1), "padding": (4, 2)}],
+    ids=str,
+)
+@pytest.mark.parametrize(("kernel", "padding"), [(5, "same"), (5, 2), (4, "same")])
+def test_a_convolution_whose_settings_were_changed(kernel, padding, changes):
+    """As where a net is fitted to small images, or its strides are replaced by dilation."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, kernel, padding=padding), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    net = nn.Sequential(*net, nn.Linear(16, 3)).double()
+    vars(net[0]).update(changes)
+    x, y, mask = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.tensor([0, 1]), torch.ones(9, 9)
+    leaf = x.clone().requires_grad_()
+    scores = net(leaf)[[0, 1], y].sum()
+    assert torch.allclose(Gradient(net).attribute(x, y), torch.autograd.grad(scores, leaf)[0], atol=1e-12)
+    loss = RRR(output="logit").loss(net, (x, y, mask))
+    gradients = torch.autograd.grad(net(leaf)[[0, 1], y].sum(), leaf, create_graph=True)[0]
+    expected = torch.autograd.grad(gradients.square().sum(), net[0].weight)[0]
+    (ours,) = torch.autograd.grad(loss.penalty, net[0].weight)
+    assert torch.allclose(ours / ours.norm(), expected / expected.norm(), atol=1e-10)
+
+
 @pytest.mark.parametrize(("settings", "shape"), [FEW[0], FEW[1], FEW[4], FEW[5]])
 @pytest.mark.parametrize("axis", [0, 2])
 def test_many_gradients_of_one_input_under_vmap(settings, shape, axis):
     module, x = convolution(settings, shape)
-    padding = torch_private.twice_reversed_padding_of(module)[::2][::-1]
-    form = Form(module.stride, tuple(padding), module.dilation, module.groups)
     y, w = module(x), module.weight.detach()
+    form = Form(*torch_private.convolution_settings(y.grad_fn))
     gs = torch.randn(3, *y.shape, dtype=torch.float64)
     together = torch.func.vmap(lambda g: InputGradient.apply(g, w, x.detach(), form), axis)(gs.movedim(0, axis))
     ws = torch.stack([w, 2 * w])

@@ -46,9 +46,24 @@ def test_what_a_module_holds():
     assert set(torch_private.parameters_of(model[0])) == {"bias"}
 
 
-def test_padding_as_numbers():
-    convolution = nn.Conv2d(1, 1, (3, 5), padding="same")
-    assert torch_private.twice_reversed_padding_of(convolution) == [2, 2, 1, 1]
+def test_settings_of_a_convolution_as_numbers():
+    convolution = nn.Conv2d(2, 2, (3, 5), padding="same", dilation=(2, 1), groups=2)
+    convolution.stride = 1
+    y = convolution(torch.ones(1, 2, 9, 9))
+    assert torch_private.convolution_settings(y.grad_fn) == ((1, 1), (2, 2), (2, 1), 2)
+
+
+def test_the_function_of_a_node():
+    class Same(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(_ctx, g):
+            return g
+
+    assert torch_private.function_of(Same.apply(torch.ones(1, requires_grad=True)).grad_fn) is Same
 
 
 def test_what_is_compiled_is_known():
