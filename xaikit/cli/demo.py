@@ -7,6 +7,7 @@ from pathlib import Path
 from xaikit.cli.job import Job, flag
 
 RESULT = "results.json"
+FIRST = {"vanilla.png", "mended.png", "accuracy.png"}  # what an interrupted demo leaves
 
 
 class Demo(Job):
@@ -43,7 +44,8 @@ class Demo(Job):
         plan = demo_story.Plan(seed=Int(ge=0).check(self.seed, "--seed"))
         if self.quick:
             plan = dataclasses.replace(plan, epochs=10, trials=4)
-        check_folder(self.out, RESULT)
+        if not (self.out.is_dir() and {path.name for path in self.out.iterdir()} <= FIRST):
+            check_folder(self.out, RESULT)
         self.out.mkdir(parents=True, exist_ok=True)
         silent = self.quiet or self.json_output
         with contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext():

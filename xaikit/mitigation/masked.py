@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.penalties import NORMALIZATIONS, masked_power
 from xaikit.mitigation.projections import All
-from xaikit.mitigation.units import check_units, read_units, summed
+from xaikit.mitigation.units import CANCELLED, check_units, read_units, summed, sums_cancel
 
 
 class MaskedMitigator(AttributionMitigator):
@@ -61,6 +62,9 @@ class MaskedMitigator(AttributionMitigator):
         pairs = [
             summed(a, m.to(a), read_units(self.units, inputs, a)) for a, m in zip(attributions, fitted, strict=True)
         ]
+        is_small = 0 < self.weight <= 1 and not self.balance
+        if is_small and all(sums_cancel(*triple) for triple in zip(attributions, fitted, pairs, strict=True)):
+            warnings.warn(CANCELLED, stacklevel=2)
         return self._attribution_penalty(tuple(a for a, _ in pairs), tuple(m for _, m in pairs))
 
     def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:

@@ -79,6 +79,14 @@ class WordUnits:
         return before.endswith(ENDS) if self._suffixes else True
 
 
+MOST_CANCELLED = 0.01  # of the parts is left in a sum
+CANCELLED = (
+    "the attributions of the masked words are sums of parts that cancel to less than a hundredth, as gradient x input "
+    "does under LayerNorm or RMSNorm, so their penalty hardly acts with a small weight; set balance=True, which scales "
+    "it to the task's gradient, or leave units= out"
+)
+
+
 def read_units(units: Units, inputs: Tensors, explained: Tensor) -> Tensor:
     """The unit of each token, (N, T), as a user's function gives them.
 
@@ -121,6 +129,20 @@ def summed(attribution: Tensor, mask: Tensor, numbers: Tensor) -> tuple[Tensor, 
     sums = values.new_zeros(len(values), count + 1).scatter_add(1, places, values)
     largest = masks.new_zeros(len(masks), count + 1).scatter_reduce(1, places, masks, "amax")
     return sums[:, :count], largest[:, :count]
+
+
+def sums_cancel(attribution: Tensor, mask: Tensor, units: tuple[Tensor, Tensor]) -> bool:
+    """Whether the sums over masked units are far smaller than their parts; never on a GPU, which would have to wait.
+
+    Args:
+        attribution: (N, T) or (N, T, D).
+        mask: of the same shape.
+        units: what `summed` makes of both.
+    """
+    if attribution.device.type != "cpu":
+        return False
+    parts = (attribution.detach() * mask.to(attribution)).abs().sum()
+    return bool((units[0].detach() * units[1]).abs().sum() < MOST_CANCELLED * parts)
 
 
 def separate(masks: Tensor, numbers: Tensor) -> Tensor:

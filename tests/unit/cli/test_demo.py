@@ -64,6 +64,13 @@ def test_the_network_repeats_and_draws_from_a_generator_of_its_own() -> None:
     assert not torch.equal(first["0.weight"], other["0.weight"])
 
 
+def test_an_interrupted_demo_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_story, "tell", lambda plan, out, progress: {"seed": plan.seed})
+    (tmp_path / "vanilla.png").touch()
+    assert CliRunner().invoke(app, ["demo", "--out", str(tmp_path)]).exit_code == 0
+    assert json.loads((tmp_path / "results.json").read_text()) == {"seed": 0}
+
+
 @pytest.mark.nightly
 def test_fooled_before_and_mended_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: demo_digits.Digits

@@ -67,9 +67,10 @@ def test_mend_is_the_library(
 ) -> None:
     x, y, mask, weights = planted
     flags = ("--mask", "m.npy", "--epochs", "1", "--out", "new/mended.pt", "--json", "--quiet", "--seed", "1")
-    assert leave("mend", *DATA, *flags) == 0
+    assert leave("mend", *DATA, *flags, "--budget", "3") == 0
     said = json.loads(capsys.readouterr().out)
-    result = mend(model_with(weights), (x, y, mask.expand(160, 12, 12)), "region", n_epochs=1, seed=1, progress=False)
+    samples = (x, y, mask.expand(160, 12, 12))
+    result = mend(model_with(weights), samples, "region", n_epochs=1, budget=3, seed=1, progress=False)
     assert said["verdict"] == result.verdict
     assert said["relies"] is result.relies
     assert said["mitigator"] == result.method
