@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.process_wide import warnings_ignored
+from xaikit.core.token_inputs import CACHE_NAMES
 from xaikit.core.torchvision_ops import import_torchvision
 
 PREFIX = "hf:"
@@ -66,7 +67,7 @@ def _model_class(transformers: Any, path: Path) -> Any:
 def _hide_padding(pad: int, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
     """Add the attention mask that token ids alone leave out; a hook, so that no name in the model changes."""
     ids = args[0] if args else kwargs.get("input_ids")
-    if kwargs.get("past_key_values") is not None:
+    if any(kwargs.get(name) is not None for name in CACHE_NAMES):
         return args, kwargs  # generate() knows what is padding; these ids are not the whole text
     if len(args) < 2 and isinstance(ids, Tensor) and not ids.is_floating_point() and "attention_mask" not in kwargs:
         kwargs = {**kwargs, "attention_mask": (ids != pad).long()}

@@ -22,6 +22,9 @@ OTHER_NAMES = ("mask", "type", "segment", "position", "length", "lens")
 # Token types and the like have a few rows, where a vocabulary has many: it counts with an eighth of the largest's.
 SMALLER = 8
 
+# What models of transformers call their key-value cache or state: since 5.24 it is the first, the others are older.
+CACHE_NAMES = ("cache", "past_key_values", "cache_params")
+
 
 class Lookup(NamedTuple):
     """An embedding that reads one of the model's inputs.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.rows import agree
+from xaikit.core.token_inputs import CACHE_NAMES
 from xaikit.language.coalitions import Coalition
 from xaikit.language.teacher import decoder_start, is_encoder_decoder
 
@@ -40,6 +41,8 @@ class CoalitionScorer:
         self.model, self.device = model, device
         self.pieces, self.replacements, self.answer, self.score = pieces, list(replacements), list(answer), score
         self.parameters = inspect.signature(model.forward).parameters
+        names = [name for name in CACHE_NAMES[:2] if name in self.parameters]  # not a state as Mamba has it
+        self._cache_name = names[0] if names else ""
         self.tokens_read = 0  # by the model, over all passes
 
     def scores(self, coalitions: Sequence[Coalition]) -> Tensor:
@@ -52,7 +55,7 @@ class CoalitionScorer:
             InvalidInputError: when a coalition leaves nothing of the prompt.
         """
         with torch.no_grad():
-            if not is_encoder_decoder(self.model) and "past_key_values" in self.parameters and self._can_cache():
+            if not is_encoder_decoder(self.model) and self._cache_name and self._can_cache():
                 rows: dict[Coalition, Tensor] = {}
                 cache = _new_cache()
                 self._visit(list(coalitions), 0, cache, [], rows)
@@ -67,7 +70,7 @@ class CoalitionScorer:
         rows: dict[Coalition, Tensor] = {}
         try:
             self._visit([full, shorter] if n > 1 else [full], 0, _new_cache(), [], rows)
-        except (AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError, KeyError):
+        except (AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError, LookupError):
             return False  # a model whose cache has another form
         return all(agree(row, self._plain(coalition)) for coalition, row in rows.items())
 
@@ -119,7 +122,7 @@ class CoalitionScorer:
             prompt = [*waiting, *behind]
             if not prompt:
                 raise _nothing_left()
-            logits = self._run([*prompt, *self.answer[:-1]], {"past_key_values": cache, "use_cache": True})
+            logits = self._run([*prompt, *self.answer[:-1]], {self._cache_name: cache, "use_cache": True})
             _cut_back(cache, length)
             rows[coalition] = self._scored(logits)
             return
@@ -134,7 +137,7 @@ class CoalitionScorer:
             length = cache.get_seq_length()
             # One token waits on, so that the answer always has a token of the prompt before it.
             if len(waiting) > 1:
-                self._run(waiting[:-1], {"past_key_values": cache, "use_cache": True})
+                self._run(waiting[:-1], {self._cache_name: cache, "use_cache": True})
             for ids, group in sorted(branches.items(), key=lambda branch: len(branch[0])):
                 self._visit(group, piece + 1, cache, [waiting[-1], *ids], rows)
             _cut_back(cache, length)
