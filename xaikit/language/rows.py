@@ -66,6 +66,7 @@ def explain_rows(
 
     def method(call: Call) -> tuple[Tensors, ...]:
         device = call.inputs[0].device
+
         def note(output: Any) -> None:
             if not explained:
                 explained.extend(score.scores(output.detach())[0] for score in scores)
