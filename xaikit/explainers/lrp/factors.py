@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaikit.core import torch_private
 from xaikit.explainers.lrp.batched import RelevanceStep
-from xaikit.explainers.lrp.flow import Damped, Factor, Flow, Output, Pass, Share, nonzero
+from xaikit.explainers.lrp.flow import Damped, Flow, Multiplier, Output, Pass, Share, nonzero
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # a product of factors may overflow in half of the range
 
@@ -22,7 +22,7 @@ class Scaled(RelevanceStep):
     """y for the forward pass; each of some tensors gets g times its factors."""
 
     @staticmethod
-    def forward(y: Tensor, rows: list[tuple[Factor, ...]], flow: Flow, *starts: Tensor) -> Tensor:  # noqa: ARG004, D102
+    def forward(y: Tensor, rows: list[tuple[Multiplier, ...]], flow: Flow, *starts: Tensor) -> Tensor:  # noqa: ARG004, D102
         return y.detach()
 
     @staticmethod
@@ -39,7 +39,7 @@ class Scaled(RelevanceStep):
             return None, None, None, *(g * factor for factor in ctx.factors)
 
 
-def _product(factors: tuple[Factor, ...]) -> Any:
+def _product(factors: tuple[Multiplier, ...]) -> Any:
     first, *others = (factor() for factor in factors)
     for other in others:
         first = first * other
@@ -54,7 +54,7 @@ def joins(flow: Flow, *tensors: Tensor) -> bool:
     return dtype in DTYPES and all(x.dtype == dtype and not torch_private.is_batched(x) for x in tensors)
 
 
-def scaled(flow: Flow, y: Tensor, *ways: tuple[Tensor, Factor]) -> Tensor:
+def scaled(flow: Flow, y: Tensor, *ways: tuple[Tensor, Multiplier]) -> Tensor:
     """A result y with relevance to tensors shaped like it, each with the factor of g."""
     rows = [(start, (*factors, factor)) for x, factor in ways for start, factors in (flow.chains.before(x),)]
     result: Tensor = Scaled.apply(y, [factors for _, factors in rows], flow, *(start for start, _ in rows))
@@ -93,7 +93,7 @@ def product_of_two(flow: Flow, x: Tensor, y: Tensor, takers: list[Tensor]) -> Te
     with torch.no_grad():
         result = x * y
 
-    def way(taker: Tensor, other: Tensor) -> tuple[Tensor, Factor]:
+    def way(taker: Tensor, other: Tensor) -> tuple[Tensor, Multiplier]:
         saved = flow.save(other.detach())
         share = 1 / len(takers)
         return taker, lambda: saved.tensor if share == 1 else saved.tensor * share

@@ -22,7 +22,7 @@ from xaikit.core import torch_private
 from xaikit.core.sparse_layouts import dense_parts
 from xaikit.explainers.lrp.batched import RelevanceStep
 
-Factor = Callable[[], Any]  # a number, or a tensor that broadcasts to the input of a step
+Multiplier = Callable[[], Any]  # a number, or a tensor that broadcasts to the input of a step
 # Stands in for an activation of exactly 0, to which a rule may still give relevance (ZBox on a black pixel). It is so
 # small that it would be lost in rounding if it were added to any other activation.
 TINY = {torch.float64: 1e-30, torch.complex128: 1e-30, torch.float16: 1e-7}
@@ -128,12 +128,12 @@ class Chains:
     def __init__(self) -> None:
         self._rows: Any = WeakIdKeyDictionary()  # result -> (start, factors), its version then
 
-    def before(self, x: Tensor) -> tuple[Tensor, tuple[Factor, ...]]:
+    def before(self, x: Tensor) -> tuple[Tensor, tuple[Multiplier, ...]]:
         """Where the row of steps that ends at x begins, and its factors."""
         row, version = self._rows.get(x, ((x, ()), -1))
         return row if version == torch_private.version_of(x) else (x, ())
 
-    def note(self, result: Tensor, start: Tensor, factors: tuple[Factor, ...]) -> None:
+    def note(self, result: Tensor, start: Tensor, factors: tuple[Multiplier, ...]) -> None:
         """Remember the row that ends at a result."""
         self._rows[result] = (start, factors), torch_private.version_of(result)
 
