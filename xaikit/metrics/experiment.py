@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +19,11 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.fingerprints import fingerprint_of_data, fingerprint_of_model, fingerprint_of_tensor
 from xaikit.core.results import Stopped
 from xaikit.core.structure import flatten
+from xaikit.explainers.lrp.registry import USER_RULES as LRP_RULES
 from xaikit.metrics.base import Metric, Postprocess
+from xaikit.metrics.content import NOT_STATE, UnknownContentError, digest_of
 from xaikit.metrics.evaluate import TableCell, as_table, bound, check_masks, labelled, measure
+from xaikit.metrics.experiment_folder import ExperimentFolder, as_values
 from xaikit.metrics.kept_attributions import KeptAttributions
 from xaikit.metrics.table import Evaluation
 
@@ -30,7 +35,14 @@ class Experiment:
     share, and the values of each explainer, postprocessing and metric. So a further metric costs its own passes only, a
     further explainer costs its own, and what was measured before costs none. Objects with equal settings count as the
     same; functions only if they are the same object. Where the model (weights, buffers, layers, numbers that it holds)
-    or the samples have changed since, all is forgotten. Errors and what Ctrl-C cut off are not remembered.
+    or the samples have changed since, all is forgotten. What was measured before Ctrl-C is remembered batch by batch,
+    errors are not.
+
+    With a `folder` all of it is also kept in files of arrays there, and an experiment that is made again in that folder
+    goes on where it ended. A file is found by a digest of all that its numbers depend on: weights, buffers, settings
+    and the code of the classes of model, explainer and metric, the samples, the seed, versions of packages. So one
+    folder may serve several models and data sets, and what has changed is computed again. What holds something of which
+    this cannot be told (an open file, say) stays in memory alone, with a warning.
 
     Unlike other objects of xaikit this one grows: attributions stay in memory, on the CPU, up to `max_gigabytes`. Above
     that the explainers that were used least recently are explained again when they are needed; the values stay.
@@ -41,10 +53,11 @@ class Experiment:
         relevant_region: likewise.
         confidence: of the intervals.
         seed: of every random number.
-        max_gigabytes: most attributions that are kept.
+        max_gigabytes: most attributions that are kept in memory.
+        folder: where to keep attributions and values; None: in memory alone.
 
     Raises:
-        InvalidInputError, InvalidTypeError: for data that cannot be read.
+        InvalidInputError, InvalidTypeError: for data that cannot be read, a folder that holds something else.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
@@ -64,6 +77,7 @@ class Experiment:
         confidence: float = 0.95,
         seed: int = 0,
         max_gigabytes: float = 2.0,
+        folder: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"an experiment needs a torch.nn.Module, got {type(model).__name__}")
@@ -73,7 +87,10 @@ class Experiment:
         self._seed = Int(ge=0).check(seed, "seed")
         self._state = self._fingerprint()
         self._attributions = KeptAttributions(Float(ge=0).check(max_gigabytes, "max_gigabytes"))
-        self._cells: dict[Any, TableCell] = {}
+        self._values: dict[Any, dict[int, list[float]]] = {}  # of each measurement, batch by batch
+        self._folder = None if folder is None else ExperimentFolder(folder)
+        self._of_data = ""
+        self._warned: set[str] = set()
 
     def evaluate(
         self, explainers: Any, metrics: Any, *, postprocess: Postprocess | None = None, progress: bool = True
@@ -106,20 +123,34 @@ class Experiment:
             for e in by_label
             for m in named_metrics
         }
-        cells = {names: self._cells.get(key, TableCell()) for names, key in keys.items()}
-        missing = {e: {m: named_metrics[m] for m in named_metrics if keys[e, m] not in self._cells} for e in by_label}
-        total = len(self._batches) * sum(1 + len(of_explainer) for of_explainer in missing.values() if of_explainer)
+        self._note_digests(by_label, postprocess, named_metrics)
+        cells = {names: TableCell() for names in keys}
+        batches = range(len(self._batches))
+        missing = {
+            (e, i): [m for m in named_metrics if self._value(keys[e, m], i) is None] for e in by_label for i in batches
+        }
+        total = sum(1 + len(of_batch) for of_batch in missing.values() if of_batch)
         stopped = Stopped.DONE
         with tqdm(total=total, desc="evaluate", unit="step", disable=not progress) as bar:
             try:
-                for label, of_explainer in missing.items():
+                for label in by_label:
                     bar.set_postfix_str(label)
-                    open_cells = {m: cells[label, m] for m in of_explainer}
-                    for number, batch in enumerate(self._batches):
+                    for number in batches:
+                        of_batch = {m: named_metrics[m] for m in missing[label, number] if not cells[label, m].error}
+                        new = {m: TableCell() for m in of_batch}
                         attribute = functools.partial(self._attribute, number)
-                        options = {"step_done": bar.update, "attribute": attribute}
-                        measure(by_label[label], of_explainer, open_cells, batch, postprocess, self._seed, **options)
-                    self._cells.update({keys[label, m]: c for m, c in open_cells.items() if c.error is None})
+                        options: dict[str, Any] = {"step_done": bar.update, "attribute": attribute}
+                        try:
+                            if new:
+                                batch = self._batches[number]
+                                measure(by_label[label], of_batch, new, batch, postprocess, self._seed, **options)
+                        finally:
+                            for m, cell in new.items():
+                                cells[label, m].error = cell.error
+                                if cell.values:
+                                    self._remember(keys[label, m], number, cell.values)
+                            for m in named_metrics:
+                                cells[label, m].values += self._value(keys[label, m], number) or []
             except KeyboardInterrupt:
                 if not any(cell.values for cell in cells.values()):
                     raise
@@ -130,25 +161,78 @@ class Experiment:
         """The attribution of a batch, that with the number."""
         key = _key(explainer)
         attribution = self._attributions.get(key, number)
+        digest = self._digest_of(key, number)
+        if attribution is None and digest is not None and self._folder is not None:
+            attribution = self._folder.read(digest)
+            if attribution is not None:
+                self._attributions.add(key, number, attribution)
         if attribution is None:
             attribution = moved(explainer.attribute(batch.inputs, batch.labels, seed=self._seed), "cpu")
             self._attributions.add(key, number, attribution)
+            if digest is not None and self._folder is not None:
+                self._folder.write(digest, attribution)
         return moved(attribution, explainer.device)
+
+    def _value(self, key: Any, number: int) -> list[float] | None:
+        """The values of a measurement on the batch with the number, from memory or the folder; None for none."""
+        by_batch = self._values.setdefault(key, {})
+        if number not in by_batch and self._folder is not None:
+            digest = self._digest_of(key, number)
+            stored = None if digest is None else self._folder.read(digest)
+            if isinstance(stored, Tensor) and stored.shape == (self._batches[number].size,):
+                by_batch[number] = as_values(stored)
+        return by_batch.get(number)
+
+    def _remember(self, key: Any, number: int, values: list[float]) -> None:
+        self._values.setdefault(key, {})[number] = values
+        digest = self._digest_of(key, number)
+        if digest is not None and self._folder is not None:
+            self._folder.write(digest, torch.tensor(values, dtype=torch.float64, device="cpu"))
+
+    def _note_digests(self, *parts: Any) -> None:
+        """Look once for each call what the values depend on; warn where it cannot be told."""
+        self._digests: dict[Any, str | None] = {}
+        if self._folder is not None:
+            rules = LRP_RULES  # of the user, which change what LRP gives
+            self._of_data = self._digest("the model, the samples or a rule", self._model, self._batches, rules) or ""
+
+    def _digest_of(self, key: Any, number: int) -> str | None:
+        """Under which name the folder keeps what a key stands for, on one batch; None for no folder or no name."""
+        if self._folder is None or not self._of_data:
+            return None
+        if key not in self._digests:
+            members = [part[0] for part in (key if isinstance(key[0], tuple) else (key,))]
+            self._digests[key] = self._digest(" or ".join(map(repr, members)), members, self._seed)
+        digest = self._digests[key]
+        return None if digest is None else digest_of(self._of_data, digest, number)
+
+    def _digest(self, what: str, *values: Any) -> str | None:
+        try:
+            return digest_of(*values)
+        except (UnknownContentError, ValueError) as error:
+            if what not in self._warned:
+                self._warned.add(what)
+                warnings.warn(
+                    f"an experiment keeps nothing in its folder of {what}, since it cannot be told whether it is the "
+                    f"same later ({error}); it stays in memory",
+                    stacklevel=5,
+                )
+            return None
 
     def _forget_what_has_changed(self) -> None:
         state = self._fingerprint()
         if state != self._state:
             self._state = state
             self._attributions.clear()
-            self._cells.clear()
+            self._values.clear()
 
     def _fingerprint(self) -> tuple[Any, ...]:
         """What the values depend on: also what a model holds beside its state, such as other layers or numbers."""
         numbers = [
             (name, key, value)
             for name, module in self._model.named_modules()
-            for key, value in vars(module).items()
-            if type(value) in (int, float, str, bool) and key != "training"
+            for key, value in ((k, _held(v)) for k, v in vars(module).items() if k not in NOT_STATE)
+            if value is not None
         ]
         buffers = [_content(buffer) for buffer in self._model.buffers()]
         state = fingerprint_of_model(self._model), fingerprint_of_data(self._batches)
@@ -157,7 +241,8 @@ class Experiment:
     def __repr__(self) -> str:
         samples = sum(batch.size for batch in self._batches)
         explanations = len(self._attributions)
-        return f"Experiment({samples} samples: {explanations} explanations, {len(self._cells)} measurements)"
+        measurements = sum(len(by_batch) == len(self._batches) for by_batch in self._values.values())
+        return f"Experiment({samples} samples: {explanations} explanations, {measurements} measurements)"
 
 
 def moved(attributions: Any, device: torch.device | str) -> Any:
@@ -188,3 +273,11 @@ def _content(value: Any) -> Any:
         items = value.values() if isinstance(value, Mapping) else value
         return tuple(map(_content, items))
     return None
+
+
+def _held(value: Any) -> str | None:
+    """A digest of what a module holds in an attribute; None where it cannot be told."""
+    try:
+        return digest_of(value)
+    except (UnknownContentError, ValueError):
+        return None

@@ -1,0 +1,181 @@
+"""What a value depends on, as one digest: models with the code of their classes, settings, samples, functions."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import Configured
+from xaikit.core.batch import Batch
+
+PLAIN = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bool,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    slice,
+    range,
+    types.EllipsisType,
+)
+NOT_STATE = ("training", "_parameters", "_buffers", "_modules", "_is_full_backward_hook", "_compiled_call_impl")
+DERIVED = ("_abc_impl", "SETTINGS", "TUNABLES")  # of other members, or of none
+
+
+class UnknownContentError(TypeError):
+    """Something of which it cannot be told whether it is the same in another process."""
+
+
+def digest_of(*values: Any) -> str:
+    """A digest of values, the same in every process.
+
+    A model counts with its weights and buffers, the code of its classes and what else its modules hold; a function with
+    its code, and with the functions and constants that the code names. Of installed packages the version counts.
+
+    Args:
+        values: models, objects with settings, batches, tensors, functions, numbers, text, and collections of these.
+
+    Raises:
+        UnknownContentError: for any other object.
+    """
+    digest, seen = hashlib.sha256(), dict[int, Any]()
+    for part in _parts(values, seen):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+    if isinstance(value, (*PLAIN, np.generic)):
+        yield f"{type(value).__name__} {value!r}".encode()
+    elif isinstance(value, (Tensor, np.ndarray)):
+        yield from _tensor(torch.as_tensor(value, device="cpu") if isinstance(value, np.ndarray) else value)
+    elif isinstance(value, (Mapping, Sequence, Set)):
+        yield f"{type(value).__name__} {len(value)}".encode()
+        items = value.items() if isinstance(value, Mapping) else value
+        for item in sorted(items, key=repr) if isinstance(value, Set) else items:
+            for part in item if isinstance(value, Mapping) else (item,):
+                yield from _parts(part, seen)
+    elif id(value) in seen:
+        yield f"again {seen[id(value)][0]}".encode()
+    else:
+        seen[id(value)] = len(seen), value  # held, so that no other object gets its id
+        yield from _object(value, seen)
+
+
+def _object(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+    if isinstance(value, nn.Module):
+        yield from _module(value, seen)
+    elif isinstance(value, Batch):
+        yield from _parts((value.inputs, value.labels, value.masks), seen)
+    elif isinstance(value, Configured):
+        yield from _parts((type(value), {n: v for n, v in value.settings().items() if n != "model"}), seen)
+    elif isinstance(value, functools.partial):
+        yield from _parts(("partial", value.func, value.args, value.keywords), seen)
+    elif isinstance(value, types.MethodType):
+        yield from _parts(("method", value.__func__, value.__self__), seen)
+    elif isinstance(value, (types.FunctionType, type)):
+        yield from _code(value, seen)
+    elif isinstance(value, (types.BuiltinFunctionType, types.ModuleType)):
+        yield f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', value.__name__)}".encode()
+    elif _package(type(value)) is not None and hasattr(value, "__dict__"):  # such as a transformers config
+        # A hash is of the other attributes, and another number in each process.
+        yield from _parts((type(value), {k: v for k, v in vars(value).items() if not k.endswith("_hash")}), seen)
+    else:
+        raise UnknownContentError(f"a {type(value).__name__}")
+
+
+def _tensor(value: Tensor) -> Iterator[bytes]:
+    plain = value.detach().cpu()
+    if plain.layout != torch.strided or plain.is_quantized:
+        raise UnknownContentError(f"a tensor of layout {plain.layout}")
+    plain = plain.resolve_conj().resolve_neg().contiguous()
+    yield f"{plain.dtype} {tuple(plain.shape)}".encode()
+    yield plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+
+
+def _module(model: nn.Module, seen: dict[int, Any]) -> Iterator[bytes]:
+    yield repr(model).encode()
+    for name, module in model.named_modules():
+        state = {k: v for k, v in vars(module).items() if k not in NOT_STATE}
+        # Hooks stand under numbers that count up in a process.
+        held = {k: list(v.values()) if k.endswith("hooks") and isinstance(v, dict) else v for k, v in state.items()}
+        tensors = {**module._parameters, **module._buffers}
+        yield from _parts((name, type(module), tensors, held), seen)
+
+
+def _code(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+    package = _package(value)
+    yield f"{value.__module__} {value.__qualname__} {package}".encode()
+    if package is not None:
+        return
+    if isinstance(value, type):
+        for base in value.__mro__[1:]:
+            yield from _parts((base,), seen)
+        for name, member in vars(value).items():
+            function = isinstance(member, types.FunctionType)
+            if name in DERIVED or (name.startswith("__") and not function):
+                continue
+            yield name.encode()
+            yield from _parts(_plain_member(member), seen)
+        return
+    cells = [cell.cell_contents for cell in value.__closure__ or ()]
+    yield from _compiled(value.__code__, value.__globals__, seen)
+    yield from _parts((value.__defaults__, value.__kwdefaults__, cells), seen)
+
+
+def _plain_member(member: Any) -> Any:
+    """What a descriptor in the body of a class runs."""
+    if isinstance(member, (staticmethod, classmethod)):
+        return member.__func__
+    if isinstance(member, property):
+        return member.fget
+    return member.func if isinstance(member, functools.cached_property) else member
+
+
+def _compiled(code: types.CodeType, space: Mapping[str, Any], seen: dict[int, Any]) -> Iterator[bytes]:
+    yield code.co_code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _compiled(constant, space, seen)
+        else:
+            yield from _parts(constant, seen)
+    for name in code.co_names:
+        yield name.encode()
+        if name in space:
+            yield from _parts(space[name], seen)
+
+
+def _package(value: Any) -> str | None:
+    """The installed package that a class or function comes from, with its version; None for the user's own code."""
+    root = (getattr(value, "__module__", None) or "").partition(".")[0]
+    if root == __name__.partition(".")[0]:
+        return f"xaikit {importlib.metadata.version('xaikit')}"
+    if root in sys.stdlib_module_names and root != "__main__":
+        return "python"
+    return _version(root)
+
+
+@functools.cache
+def _version(root: str) -> str | None:
+    for distribution in _distributions().get(root, ()):
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    return None
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
