@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from xaikit.core.model_state import Modules
 
 Values = Sequence[Tensor | None]
-AGREEMENT = 0.01  # two differences that are nearer than this are taken for the derivative
+AGREEMENT = 0.01  # two differences that are nearer than this are following for the derivative
 DEVIATION = 0.05  # and torch's must be nearer than this
 
 
@@ -130,8 +130,8 @@ def _replaced(modules: Modules, moved: dict[Tensor, Tensor]) -> Iterator[None]:
 
 def _parameters_of(nodes: Sequence[Any]) -> list[Tensor]:
     """The parameters, and other leaves, that functions take as they are."""
-    taken = [node for function in nodes for node, _ in function.next_functions]
-    leaves = [node.variable for node in taken if hasattr(node, "variable")]
+    following = [node for function in nodes for node, _ in function.next_functions]
+    leaves = [node.variable for node in following if hasattr(node, "variable")]
     return list(dict.fromkeys(x for x in leaves if isinstance(x, nn.Parameter)))
 
 
