@@ -17,6 +17,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.forward import with_rows
 from xaikit.core.lightning_private import lightning_inner
 from xaikit.core.masks import leaves_of, marked
+from xaikit.core.model_device import model_device
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
@@ -69,7 +70,7 @@ def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
     Raises:
         InvalidInputError, InvalidTypeError: for data that do not fit the model, or a step of one sample for BatchNorm.
     """
-    device = next(model.parameters()).device
+    device = model_device(model)
     if isinstance(source, InMemorySource):
         try:
             _check_first(mitigator, model, source.first().to(device), source.samples.labels)
