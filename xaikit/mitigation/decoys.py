@@ -129,6 +129,7 @@ class Exchanges:
         self._pairing = torch.Generator().manual_seed(seed)
         self.donor_labels: dict[int, list[Tensor]] = {}
         self.donor_predictions: dict[Exchange, list[Tensor]] = {}
+        self._facts = facts
         self._donors = self._gather(samples, classes, predict)
         if factor is not None:
             rows = torch.stack([lender.x for lenders in self._donors.values() for lender in lenders])
@@ -149,10 +150,13 @@ class Exchanges:
                 continue
             tensor = self._changed_part(x, mask)[0]
             inside = torch.ones_like(tensor) if self._factor is not None else mask_like(mask, tensor)
-            shows = (inside > 0.5 if is_text(tensor) else inside != 0).flatten(1).any(1).tolist()
-            predicted = None
+            shows = (inside > 0.5 if is_text(tensor) else inside != 0).flatten(1).any(1)
+            if self._factor is not None:
+                self._facts = read_facts(self._facts, tensor)
+                shows = self._factor.shows(tensor, self._facts)
+            able, predicted = shows.tolist(), None
             for row, label in enumerate(y.tolist()):
-                lenders = (showing if shows[row] else others).setdefault(label, [])
+                lenders = (showing if able[row] else others).setdefault(label, [])
                 if len(lenders) < most:
                     predicted = predict(batch) if predicted is None else predicted
                     parts = (tensor[row], inside[row], predicted[row])

@@ -6,18 +6,15 @@ import torch
 from torch import Tensor
 
 
-def lenders(labels: Tensor, masks: Tensor | None) -> Tensor:
-    """Which samples lend: those that show the region; all of a class in which none does, bool (N,).
+def lenders(labels: Tensor, shows: Tensor) -> Tensor:
+    """Which samples lend: those that show the shortcut; all of a class in which none does, bool (N,).
 
     Args:
         labels: classes, (N,).
-        masks: of the region, (N, ...); None where it is no region, and all lend.
+        shows: whether each sample shows it, bool (N,).
     """
-    if masks is None:
-        return torch.ones(len(labels), dtype=torch.bool, device="cpu")
-    shows = (masks != 0).flatten(1).any(1).cpu()
-    showing = labels.cpu()[shows].unique()
-    return shows | ~torch.isin(labels.cpu(), showing)
+    shows, labels = shows.cpu(), labels.cpu()
+    return shows | ~torch.isin(labels, labels[shows].unique())
 
 
 def donors_of(labels: Tensor, generator: torch.Generator, lends: Tensor | None = None) -> Tensor:
