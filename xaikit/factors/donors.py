@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from xaikit.core.structure import flatten
 from xaikit.factors.exchange import mask_like
 
 MOST_DONORS = 512  # for all classes together
+T = TypeVar("T")
 
 
 class Donors(NamedTuple):
@@ -29,6 +30,25 @@ class Donors(NamedTuple):
     masks: Tensor | None
 
 
+def balanced(showing: Mapping[int, list[T]], others: Mapping[int, list[T]], most: int) -> dict[int, list[T]]:
+    """By class the samples that lend; of a class that seldom shows something as many without it as with it.
+
+    So both are lent, that a sample shows it and that it does not; the one would be rare otherwise.
+
+    Args:
+        showing: by class, samples that show it, at most `most`.
+        others: by class, samples that do not, likewise.
+        most: of a class.
+    """
+    chosen = {}
+    for label in sorted({*showing, *others}):
+        with_it, without = showing.get(label, []), others.get(label, [])
+        without = without[: len(with_it)] if with_it else without
+        number = min(len(without), max(1, most // 2)) if with_it else len(without)
+        chosen[label] = [*with_it[: max(1, most - number)], *without[:number]]
+    return chosen
+
+
 class _Row(NamedTuple):
     """A sample, its mask, its class and its number in the data."""
 
@@ -39,7 +59,7 @@ class _Row(NamedTuple):
 
 
 class DonorPool:
-    """The first samples of each class, on the CPU; of a class that shows what masks mark, those that show it.
+    """The first samples of each class, on the CPU; of a class that seldom shows what masks mark see `balanced`.
 
     Args:
         batches: (inputs, labels, masks) of the data, which are read until every one of `classes` has enough.
@@ -67,7 +87,8 @@ class DonorPool:
             begin += len(y)
             if len(showing) == classes and all(len(rows) == quota for rows in showing.values()):
                 break
-        chosen = sorted((row for rows in (others | showing).values() for row in rows), key=lambda row: row.number)
+        lent = balanced(showing, others, quota)
+        chosen = sorted((row for of_class in lent.values() for row in of_class), key=lambda row: row.number)
         self.tensors = tuple(torch.stack(parts) for parts in zip(*(row.tensors for row in chosen), strict=True))
         self.labels = torch.tensor([row.label for row in chosen], device="cpu")
         self.numbers = torch.tensor([row.number for row in chosen], device="cpu")

@@ -14,6 +14,7 @@ from xaikit.core.masks import leaves_of
 from xaikit.core.private_arguments import private_copy
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor
+from xaikit.factors.donors import balanced
 from xaikit.factors.exchange import exchanged, is_text, mask_like
 from xaikit.factors.facts import read_facts
 
@@ -69,11 +70,13 @@ class Lender(NamedTuple):
         x: the input that holds the shortcut.
         mask: of it, likewise.
         predicted: the class that the model predicts of the sample.
+        shows: whether it shows the shortcut, a scalar.
     """
 
     x: Tensor
     mask: Tensor
     predicted: Tensor
+    shows: Tensor
 
 
 class Decoys:
@@ -108,7 +111,7 @@ class Named:
 class Exchanges:
     """A masked region or a factor is the shortcut; the variants take it from other samples, chosen by their class.
 
-    Of a class that shows the region in some samples alone, those lend.
+    Of a class that seldom shows the shortcut, as many samples without it lend as with it.
 
     Attributes:
         donor_labels: by draw, the classes of the donors of another class, batch by batch.
@@ -140,7 +143,7 @@ class Exchanges:
     def _gather(
         self, samples: Iterator[Batch], classes: int, predict: Callable[[Batch], Tensor]
     ) -> dict[int, list[Lender]]:
-        """The first samples of each class that show the shortcut; where none of a class does, its first ones."""
+        """The first samples of each class; of one that seldom shows the shortcut as many without it as with it."""
         most = max(1, DONOR_SAMPLES // classes)
         showing: dict[int, list[Lender]] = {}
         others: dict[int, list[Lender]] = {}
@@ -159,11 +162,11 @@ class Exchanges:
                 lenders = (showing if able[row] else others).setdefault(label, [])
                 if len(lenders) < most:
                     predicted = predict(batch) if predicted is None else predicted
-                    parts = (tensor[row], inside[row], predicted[row])
+                    parts = (tensor[row], inside[row], predicted[row], shows[row])
                     lenders.append(Lender(*(part.detach().cpu().clone() for part in parts)))
             if len(showing) == classes and all(len(lenders) == most for lenders in showing.values()):
                 break
-        return dict(sorted((others | showing).items()))
+        return balanced(showing, others, most)
 
     def _choose_lent(self, generator: torch.Generator) -> list[tuple[int, int, Tensor, Tensor]]:
         """Some donors of every class, whose region each sample gets."""
@@ -172,8 +175,12 @@ class Exchanges:
         each = max(1, min(FLIPS_OF_CLASS, MAX_FLIPS // max(1, len(order))))
         lent = []
         for label in sorted(labels[i] for i in order):
-            rows = torch.randperm(len(self._donors[label]), generator=generator, device="cpu").tolist()[:each]
-            lent += [(label, number, *self._donors[label][row][:2]) for number, row in enumerate(rows)]
+            lenders = self._donors[label]
+            rows = torch.randperm(len(lenders), generator=generator, device="cpu").tolist()
+            # At least half of them show it, where there are so many.
+            first = [row for row in rows if bool(lenders[row].shows)][: (each + 1) // 2]
+            rows = [*first, *(row for row in rows if row not in first)]
+            lent += [(label, number, *lenders[row][:2]) for number, row in enumerate(rows[:each])]
         return lent
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:

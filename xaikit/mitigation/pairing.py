@@ -7,14 +7,20 @@ from torch import Tensor
 
 
 def lenders(labels: Tensor, shows: Tensor) -> Tensor:
-    """Which samples lend: those that show the shortcut; all of a class in which none does, bool (N,).
+    """Which samples lend, bool (N,): all, but of a class that seldom shows the shortcut as many without it as with it.
+
+    So both are lent, that a sample shows it and that it does not; the one would be rare otherwise.
 
     Args:
         labels: classes, (N,).
         shows: whether each sample shows it, bool (N,).
     """
     shows, labels = shows.cpu(), labels.cpu()
-    return shows | ~torch.isin(labels, labels[shows].unique())
+    lends = torch.ones_like(shows)
+    for label in labels[shows].unique():
+        without = ((labels == label) & ~shows).nonzero()[:, 0]
+        lends[without[int((shows & (labels == label)).sum()) :]] = False
+    return lends
 
 
 def donors_of(labels: Tensor, generator: torch.Generator, lends: Tensor | None = None) -> Tensor:
