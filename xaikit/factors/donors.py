@@ -87,8 +87,8 @@ class DonorPool:
             begin += len(y)
             if len(showing) == classes and all(len(rows) == quota for rows in showing.values()):
                 break
-        lent = balanced(showing, others, quota)
-        chosen = sorted((row for of_class in lent.values() for row in of_class), key=lambda row: row.number)
+        lenders = balanced(showing, others, quota)
+        chosen = sorted((row for of_class in lenders.values() for row in of_class), key=lambda row: row.number)
         self.tensors = tuple(torch.stack(parts) for parts in zip(*(row.tensors for row in chosen), strict=True))
         self.labels = torch.tensor([row.label for row in chosen], device="cpu")
         self.numbers = torch.tensor([row.number for row in chosen], device="cpu")

@@ -147,6 +147,7 @@ class Exchanges:
         most = max(1, DONOR_SAMPLES // classes)
         showing: dict[int, list[Lender]] = {}
         others: dict[int, list[Lender]] = {}
+        self._first: dict[int, list[Lender]] = {}  # as they come: how often a class shows the shortcut
         for batch in samples:
             x, y, mask = batch[:3]
             if mask is None and self._factor is None:
@@ -160,10 +161,12 @@ class Exchanges:
             able, predicted = shows.tolist(), None
             for row, label in enumerate(y.tolist()):
                 lenders = (showing if able[row] else others).setdefault(label, [])
+                first = self._first.setdefault(label, [])
                 if len(lenders) < most:
                     predicted = predict(batch) if predicted is None else predicted
                     parts = (tensor[row], inside[row], predicted[row], shows[row])
                     lenders.append(Lender(*(part.detach().cpu().clone() for part in parts)))
+                    first += lenders[-1:] if len(first) < most else []
             if len(showing) == classes and all(len(lenders) == most for lenders in showing.values()):
                 break
         return balanced(showing, others, most)
@@ -173,15 +176,15 @@ class Exchanges:
         labels = list(self._donors)
         order = torch.randperm(len(labels), generator=generator, device="cpu").tolist()[:MAX_FLIPS]
         each = max(1, min(FLIPS_OF_CLASS, MAX_FLIPS // max(1, len(order))))
-        lent = []
+        flips = []
         for label in sorted(labels[i] for i in order):
             lenders = self._donors[label]
             rows = torch.randperm(len(lenders), generator=generator, device="cpu").tolist()
             # At least half of them show it, where there are so many.
             first = [row for row in rows if bool(lenders[row].shows)][: (each + 1) // 2]
             rows = [*first, *(row for row in rows if row not in first)]
-            lent += [(label, number, *lenders[row][:2]) for number, row in enumerate(rows[:each])]
-        return lent
+            flips += [(label, number, *lenders[row][:2]) for number, row in enumerate(rows[:each])]
+        return flips
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:
         """Each variant with its name, "kept" first; only "kept" if there is no mask."""
@@ -192,7 +195,7 @@ class Exchanges:
         inside = torch.ones_like(tensor) if self._factor is not None else mask_like(mask, tensor)
         present = torch.tensor(list(self._donors), device="cpu")
         random = present[torch.randint(len(present), y.shape, generator=self._generator, device="cpu")]
-        lenders = self._choose_donors(random, present, self._generator)
+        lenders = self._choose_donors(random, self._first, self._generator)
         other, donor_masks = (part.to(tensor.device) for part in lenders[:2])
         yield RANDOMISED, rebuild(self._exchanged(tensor, inside, other, donor_masks))
         for draw in range(EXCHANGES):
@@ -200,7 +203,7 @@ class Exchanges:
             others = _other_classes(labels, present, self._pairing)
             self.donor_labels.setdefault(draw, []).append(others)
             for same_class, classes in ((False, others), (True, labels)):
-                lenders = self._choose_donors(classes, present, self._pairing)
+                lenders = self._choose_donors(classes, self._donors, self._pairing)
                 other, donor_masks = (part.to(tensor.device) for part in lenders[:2])
                 self.donor_predictions.setdefault(Exchange(draw, same_class), []).append(lenders.predicted)
                 yield Exchange(draw, same_class), rebuild(self._exchanged(tensor, inside, other, donor_masks))
@@ -226,12 +229,12 @@ class Exchanges:
         changed: Tensor = self._factor.exchange(x, donors, facts=self._facts)
         return changed
 
-    def _choose_donors(self, classes: Tensor, present: Tensor, generator: torch.Generator) -> Lender:
+    def _choose_donors(self, classes: Tensor, donors: dict[int, list[Lender]], generator: torch.Generator) -> Lender:
         """A random donor of each class; if a class has no donor, one of the nearest class that has one."""
-        chosen = []
+        chosen, present = [], torch.tensor(list(self._donors), device="cpu")
         for label in classes.tolist():
-            donors = self._donors[int(present[(present - label).abs().argmin()])]
-            chosen.append(donors[int(torch.randint(len(donors), (), generator=generator, device="cpu"))])
+            lenders = donors[int(present[(present - label).abs().argmin()])]
+            chosen.append(lenders[int(torch.randint(len(lenders), (), generator=generator, device="cpu"))])
         return Lender(*map(torch.stack, zip(*chosen, strict=True)))
 
 
