@@ -14,7 +14,7 @@ from xaikit.core.masks import leaves_of
 from xaikit.core.private_arguments import private_copy
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor
-from xaikit.factors.donors import balanced
+from xaikit.factors.donors import balanced, count
 from xaikit.factors.exchange import exchanged, is_text, mask_like
 from xaikit.factors.facts import read_facts
 
@@ -111,7 +111,7 @@ class Named:
 class Exchanges:
     """A masked region or a factor is the shortcut; the variants take it from other samples, chosen by their class.
 
-    Of a class that seldom shows the shortcut, as many samples without it lend as with it.
+    What is seldom shown is lent more often, see `shares_lent`.
 
     Attributes:
         donor_labels: by draw, the classes of the donors of another class, batch by batch.
@@ -143,10 +143,11 @@ class Exchanges:
     def _gather(
         self, samples: Iterator[Batch], classes: int, predict: Callable[[Batch], Tensor]
     ) -> dict[int, list[Lender]]:
-        """The first samples of each class; of one that seldom shows the shortcut as many without it as with it."""
+        """The first samples of each class that lend, in the shares of `shares_lent`."""
         most = max(1, DONOR_SAMPLES // classes)
         showing: dict[int, list[Lender]] = {}
         others: dict[int, list[Lender]] = {}
+        counts: dict[int, list[int]] = {}
         self._first: dict[int, list[Lender]] = {}  # as they come: how often a class shows the shortcut
         for batch in samples:
             x, y, mask = batch[:3]
@@ -159,6 +160,7 @@ class Exchanges:
                 self._facts = read_facts(self._facts, tensor)
                 shows = self._factor.shows(tensor, self._facts)
             able, predicted = shows.tolist(), None
+            count(counts, y, able)
             for row, label in enumerate(y.tolist()):
                 lenders = (showing if able[row] else others).setdefault(label, [])
                 first = self._first.setdefault(label, [])
@@ -169,7 +171,7 @@ class Exchanges:
                     first += lenders[-1:] if len(first) < most else []
             if len(showing) == classes and all(len(lenders) == most for lenders in showing.values()):
                 break
-        return balanced(showing, others, most)
+        return balanced(showing, others, counts, most)
 
     def _choose_lent(self, generator: torch.Generator) -> list[tuple[int, int, Tensor, Tensor]]:
         """Some donors of every class, whose region each sample gets."""

@@ -5,21 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xaikit.factors.donors import number_without, shares_lent
+
 
 def lenders(labels: Tensor, shows: Tensor) -> Tensor:
-    """Which samples lend, bool (N,): all, but of a class that seldom shows the shortcut as many without it as with it.
-
-    So both are lent, that a sample shows it and that it does not; the one would be rare otherwise.
+    """Which samples lend, bool (N,): all, but where it is seldom shown fewer that do not show it, see `shares_lent`.
 
     Args:
         labels: classes, (N,).
-        shows: whether each sample shows it, bool (N,).
+        shows: whether each sample shows the shortcut, bool (N,).
     """
     shows, labels = shows.cpu(), labels.cpu()
     lends = torch.ones_like(shows)
-    for label in labels[shows].unique():
+    classes = labels.unique().tolist()
+    shares = shares_lent({label: float(shows[labels == label].double().mean()) for label in classes})
+    for label, share in shares.items():
+        number = number_without(int((shows & (labels == label)).sum()), share)
         without = ((labels == label) & ~shows).nonzero()[:, 0]
-        lends[without[int((shows & (labels == label)).sum()) :]] = False
+        lends[without[number:]] = False
     return lends
 
 
