@@ -109,9 +109,9 @@ def _range_remedy(tensor: Tensor, low: float, high: float, what: str) -> str:
         return "; scale them, or compare them with a threshold"
     if high > 127:
         return f", as in a picture with 8 bits: pass {what} > 127"
-    if low == 0 and len(tensor.unique()) == 2:
+    if low == high or (low == 0 and len(tensor.unique()) == 2):
         return f": pass {what} > 0"
-    return f"; if they number regions or classes, compare them with one of these: {what} == {high:g}"
+    return f", as in a map that numbers regions: pass {what} == {high:g} for one of them"
 
 
 def marked(mask: Tensor) -> Tensor:
