@@ -43,6 +43,7 @@ DOORS = {
 PRIVATE_DOORS = {
     "core/torch_private.py": "torch",
     "core/lightning_private.py": "lightning",
+    "core/accelerate_private.py": "accelerate",
     "explainers/captum_classes.py": "captum",
 }
 NAMED_TUPLE = ("_fields", "_replace", "_asdict", "_make")  # documented, and public for that

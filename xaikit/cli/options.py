@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xaikit.cli.inputs import IMAGENET
 from xaikit.cli.user_code import line_of_user
 from xaikit.core.errors import InvalidInputError, NonFiniteError
+from xaikit.core.model_device import model_device
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.files.pictures import Preparation
@@ -100,7 +101,7 @@ def returned_by(model: nn.Module, inputs: Any) -> Any:
     Raises:
         InvalidInputError: where the model does not take such inputs.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = model_device(model)
     tensors, rebuild = flatten(inputs)
     try:
         with torch.no_grad():

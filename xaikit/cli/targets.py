@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xaikit.cli.options import numbers, returned_by, run_model
 from xaikit.core import TARGETS
 from xaikit.core.errors import InvalidInputError, near_names
+from xaikit.core.model_device import model_device
 from xaikit.core.spec_strings import parse_spec
 from xaikit.core.structure import flatten
 from xaikit.core.target_rows import pick_head
@@ -88,7 +89,7 @@ def check_target(target: Any, model: nn.Module, inputs: Any, head: str | int | N
         )
     if target is not None:
         classes = torch.tensor(target) if isinstance(target, list) else target
-        score(output, normalise(classes, n, _device(model)), n=n)
+        score(output, normalise(classes, n, model_device(model)), n=n)
 
 
 def targets_for(target: Any, inputs: Any, labels: Any, model: nn.Module, head: str | int | None) -> Any:
@@ -122,7 +123,3 @@ def targets_for(target: Any, inputs: Any, labels: Any, model: nn.Module, head: s
             "with --labels; or --row of such a file"
         )
     return labels
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

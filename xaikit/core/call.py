@@ -231,7 +231,7 @@ class Call:
             leaves = leaves if at is None else at(leaves)
         for call in calls:
             with self._kernels():
-                grads = call._differentiated(output, leaves, copies, retain=call is not calls[-1], plain=at is None)
+                grads = call._differentiated(output, leaves, copies, retain=call is not calls[-1])
             yield grads
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
@@ -256,7 +256,7 @@ class Call:
             if self.on_output is not None and inputs is self.inputs:
                 self.on_output(output)
             try:
-                return self._differentiated(output, leaves if at is None else at(leaves), copies, plain=at is None)
+                return self._differentiated(output, leaves if at is None else at(leaves), copies)
             except UnreachableError as error:
                 layers = UnreachableError("the explained score does not depend on the chosen layer's output")
                 raise (error if at is None else layers) from None
@@ -300,7 +300,6 @@ class Call:
         *,
         runs: Sequence[int] | None = None,
         retain: bool = False,
-        plain: bool = False,
     ) -> Tensors:
         """Return d score / d point of an output.
 
@@ -310,7 +309,6 @@ class Call:
             copies: versions of the batch in the output.
             runs: how many of the first points are runs of each explained layer; others are not explained. None: all.
             retain: keep the graph for a further backward pass.
-            plain: whether the points stand for the model's inputs.
 
         Raises:
             UnreachableError, NotDifferentiableError: when the score does not depend on what is explained; when torch
@@ -339,11 +337,9 @@ class Call:
         if all(missing) or ((self.read_at or self.layers) and any(missing)):
             raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
-            form = self.form, tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
-            elsewhere = self.layers or self.read_at or self.recompute or not plain
-            if check_second_derivative(grads, self.facts, form) and not elsewhere:
-                once = dataclasses.replace(self, create_graph=False)
-                refuse_detached(grads, start, points, lambda moved: once._grad(moved, copies))
+            of_inputs = tuple((tuple(x.shape[1:]), x.dtype) for x in self.inputs)
+            if check_second_derivative(grads, self.facts, (self.form, of_inputs, tuple(p.name for p in self.layers))):
+                refuse_detached(self, start)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
     def at(self, samples: slice) -> Call:

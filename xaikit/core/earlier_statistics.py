@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
+from xaikit.core.modes import is_training
 from xaikit.core.torch_private import buffers_of
 
 Statistics = Mapping[nn.Module, Mapping[str, Tensor]]  # of the user's modules, by the buffer's name
@@ -30,7 +31,7 @@ class EarlierStatistics:
                 if buffer is not None and name in ("running_mean", "running_var")
             }
             for module in model.modules()
-            if module.training
+            if is_training(module)
         }
         self._statistics = {module: buffers for module, buffers in statistics.items() if buffers}
 

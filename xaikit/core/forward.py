@@ -17,6 +17,7 @@ from xaikit.core import checkpointing, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.image_forms import order_hint
 from xaikit.core.inputs import complex_inputs_error
+from xaikit.core.modes import is_training
 from xaikit.core.private_arguments import private_copy
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
@@ -192,7 +193,7 @@ class Forward:
     def form(self, inputs: Tensors) -> Hashable:
         """The form of input that a row rule is for: shapes, types, and the further arguments but for their numbers."""
         extras = tuple(_forms(self.extras))
-        modes = self.model.training
+        modes = is_training(self.model)
         return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one
 
 
@@ -277,7 +278,8 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
 
     Raises:
         InvalidTypeError: when parameters and inputs differ in precision.
-        InvalidInputError: when the error is about shapes; it says what a convolution of the model takes.
+        InvalidInputError: when the error is about shapes, it says what a convolution of the model takes; when the
+            model has no weights yet.
     """
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     dtype = next((x.dtype for x in (*filter(torch.is_floating_point, inputs), *inputs)), None)
@@ -288,7 +290,15 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
         raise InvalidTypeError(
             f"the model holds {weights} parameters and fails on {dtype} inputs; pass inputs.{remedy}"
         ) from error
-    if isinstance(error, XaikitError) or not SHAPE_WORDS.search(str(error)):
+    if isinstance(error, XaikitError):
+        return
+    empty = [name for name, p in model.named_parameters() if p.is_meta]
+    if empty and "meta" in str(error):
+        raise InvalidInputError(
+            f"{len(empty)} parameters of the model, {empty[0]!r} first, are on the device 'meta', which holds no "
+            "numbers; load its weights first (model.to_empty(device=...), model.load_state_dict(...))"
+        ) from error
+    if not SHAPE_WORDS.search(str(error)):
         return
     shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
     convolution: Any = next((m for m in model.modules() if isinstance(m, torch_private.Convolution)), None)

@@ -29,7 +29,7 @@ def read_labels(labels: Any, n: int, *, what: str = "labels") -> Tensor:
     """
     tensor = label_values(labels, what)
     what = f"{what}.to_numpy()" if hasattr(labels, "columns") else what  # in remedies for a DataFrame
-    if tensor.dtype == torch.bool:
+    if tensor.dtype == torch.bool and tensor.shape == (n,):
         raise InvalidTypeError(
             f"{what} must be whole class indices, got booleans; if these are the classes 0 and 1 pass "
             f"{what}.long(), of an array {what}.astype(int)"
@@ -87,9 +87,14 @@ def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | 
         low, high = range_of(indices)
         if low < 0 or high >= n_classes:
             outside = (indices < 0) | (indices >= n_classes)
+            remedy = ""
+            if low >= 1 and high == n_classes:
+                remedy = f"; number the classes from 0 on: {what} - 1"
+            elif low < 0:
+                remedy = f"; samples without a label are left out: inputs[{what} >= 0], {what}[{what} >= 0]"
             raise InvalidInputError(
                 f"{what} must lie in 0..{n_classes - 1} for a model with {n_classes} outputs, "
-                f"got {int(indices[outside][0])}"
+                f"got {int(indices[outside][0])}{remedy}"
             )
     return indices
 
@@ -99,7 +104,10 @@ def _float_remedy(what: str, whole: bool) -> str:
     integers = f"; if they are classes, pass {what}.long(), of an array {what}.astype(int)" if whole else ""
     if what == "targets":
         return f"{integers}; for a model with a single output, such as a regression, pass None"
-    return integers or "; numbers are labels of a regression, of a model with a single output"
+    return integers or (
+        "; numbers are labels of a regression, of a model with a single output; to judge one by classes pass for each "
+        f"sample whether it is above a threshold, ({what} > t).long(), and a model that returns its output less t"
+    )
 
 
 def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:

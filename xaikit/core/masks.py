@@ -33,7 +33,7 @@ from xaikit.core.structure import flatten
 from xaikit.core.value_ranges import range_of
 
 WHAT = "masks"
-REMEDY = "; pass 1 inside and 0 outside"
+REMEDY = "; pass 1 inside and 0 outside, of a file what numpy.load or PIL.Image.open reads"
 
 
 def read_masks(masks: Any, inputs: Any, *, what: str = WHAT, labels: Any = None) -> Any:

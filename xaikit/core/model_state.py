@@ -23,6 +23,7 @@ from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_writes import same_items
+from xaikit.core.modes import is_training
 from xaikit.core.process_wide import COMPILED_CODE_OFF, FAST_PATH_OFF
 from xaikit.core.registered_hooks import RegisteredHooks
 from xaikit.core.replica import NotReplicableError, Replica, slots_of
@@ -182,7 +183,7 @@ def isolated(
         keep_mode: whether the modules stay in the mode that they are in.
     """
     with EXCLUSIVE:
-        flags = [(module, module.training) for module in modules or modules_of(model)]
+        flags = [(module, is_training(module)) for module in modules or modules_of(model)]
         in_place_calls.append(threading.get_ident())
         handles = []
         try:
@@ -197,7 +198,7 @@ def isolated(
             for handle in handles:
                 handle.remove()
             for module, training in flags:
-                if module.training is not training:  # the model may have changed it on its own, too
+                if is_training(module) is not training:  # the model may have changed it on its own, too
                     module.training = training
             in_place_calls.pop()
 

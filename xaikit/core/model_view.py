@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -14,6 +13,7 @@ from xaikit.core.configured import Configured, positional
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.layers import find_point
+from xaikit.core.model_device import model_device
 from xaikit.core.params import Int, Layer
 from xaikit.core.setting_json import to_json
 
@@ -103,9 +103,7 @@ class ModelView(Configured):
     @property
     def device(self) -> torch.device:
         """The device of the model's first parameter or buffer; the CPU for a model without any."""
-        model = self._bound()
-        tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
-        return torch.device("cpu") if tensor is None else tensor.device
+        return model_device(self._bound())
 
     def serialised_settings(self) -> dict[str, Any]:
         """The settings as `spec` writes them: a layer that was given as a module is written by its name."""

@@ -25,6 +25,15 @@ _BY_SETTING: tuple[tuple[type[nn.Module], Callable[[Any], bool]], ...] = (
 )
 
 
+def is_training(module: nn.Module) -> bool:
+    """Whether a module is in training mode; a frozen TorchScript module has no mode, and runs as in evaluation.
+
+    Args:
+        module: of the user's.
+    """
+    return bool(getattr(module, "training", False))
+
+
 def mode_matters(model: nn.Module) -> bool:
     """Whether some module that is in training mode would compute something else in evaluation mode.
 
@@ -32,7 +41,7 @@ def mode_matters(model: nn.Module) -> bool:
     ``training``. Code that cannot be read counts as mattering: a wrong yes costs a second pass, a wrong no would
     change a result.
     """
-    return any(module.training and _matters(module) for module in model.modules())
+    return any(is_training(module) and _matters(module) for module in model.modules())
 
 
 def _matters(module: nn.Module) -> bool:

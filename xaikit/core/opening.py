@@ -28,6 +28,7 @@ from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_state import RunningModel
 from xaikit.core.model_view import ModelView
 from xaikit.core.model_writes import WrittenObjects, WrittenWeights, refuse_new_weights, written_names
+from xaikit.core.modes import is_training
 from xaikit.core.rows import RememberedRule, RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows, weights_age
 from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import token_layers
@@ -189,7 +190,7 @@ def find_out(  # noqa: PLR0913, PLR0917
             device = inputs[0].device
 
             def outputs(rows: Tensors, samples: Tensor | None, rule: RowRule) -> Tensor:
-                if facts.draws or run.model.training:
+                if facts.draws or is_training(run.model):
                     model_state.reseed(device, seed)
                 return run.output(rows, samples, rule)
 

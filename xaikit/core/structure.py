@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.value_ranges import ranges_of
@@ -72,7 +73,7 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
 
     Raises:
         InvalidInputError: for scalars, an empty batch, unequal batch sizes, NaN or infinite values.
-        InvalidTypeError: for sparse tensors.
+        InvalidTypeError: for nested, sparse and masked tensors, and those without numbers.
     """
     if any(t.is_nested for t in tensors):
         raise InvalidTypeError(f"{what} must be dense tensors, got a nested tensor; pass {what}.to_padded_tensor(0.0)")
@@ -81,6 +82,8 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
     sparse = next((t.layout for t in tensors if t.layout != torch.strided), None)
     if sparse is not None:
         raise InvalidTypeError(f"{what} must be dense tensors, got {sparse}; pass {what}.to_dense()")
+    if any(isinstance(t, MaskedTensor) for t in tensors):
+        raise InvalidTypeError(f"{what} must be plain tensors, got a masked one; pass {what}.to_tensor(0.0)")
     if any(t.ndim == 0 for t in tensors):
         raise InvalidInputError(f"{what} must have a batch dimension first, got a scalar")
     sizes = [len(t) for t in tensors]

@@ -13,6 +13,7 @@ from xaikit import upward
 from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
+from xaikit.core.model_device import model_device
 from xaikit.core.model_state import evaluated
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
@@ -112,7 +113,7 @@ def logit_lens(
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"logit_lens takes a model, got a {type(model).__name__}")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = model_device(model)
     inputs = read_inputs(inputs, model)
     by_name = isinstance(inputs, Mapping)
     parts, _ = flatten(inputs)

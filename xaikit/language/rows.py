@@ -66,13 +66,19 @@ def explain_rows(
 
     def method(call: Call) -> tuple[Tensors, ...]:
         device = call.inputs[0].device
-        with torch.no_grad():
-            output = call.run(call.inputs)
-            explained.extend(score.scores(output)[0] for score in scores)
+
+        def note(output: Any) -> None:
+            if not explained:
+                explained.extend(score.scores(output.detach())[0] for score in scores)
+
+        if explainer.SHARES_TASK_FORWARD:
+            call = dataclasses.replace(call, on_output=note)
         for start in range(0, len(scores), chunk):
             first, *others = [score.on(device) for score in scores[start : start + chunk]]
             every = dataclasses.replace(call, target=first, more_targets=tuple(others))
             rows.extend(_by_token(values, teacher) for values in explainer.attribute_each(every))
+        with torch.no_grad():
+            note(call.run(call.inputs) if not explained else None)
         return ()
 
     explainer.run_call(method, teacher.inputs, None, seed=seed)

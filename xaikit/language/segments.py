@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.model_device import model_device
 from xaikit.core.model_state import evaluated
 from xaikit.language.coalition_scores import CoalitionScorer
 from xaikit.language.coalitions import Coalition, LeavingOut, attributed, coalitions_of
@@ -109,7 +110,7 @@ def _scores(  # noqa: PLR0913, PLR0917
     ids = [int(t) for t in tokenizer(replacement, add_special_tokens=False)["input_ids"]] if replacement else []
     against = against_ids(score, answer, tokenizer)
     by_token = TokenScore(score.kind, tuple(range(len(answer))), tuple(answer), tuple(against))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = model_device(model)
     with evaluated(model, device) as running:
         scorer = CoalitionScorer(
             running,

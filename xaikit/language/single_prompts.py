@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.model_device import model_device
 from xaikit.core.params import Int
 from xaikit.language.answers import generate, read_answer
 from xaikit.language.frames import frame_of
@@ -76,7 +77,7 @@ def read_single(  # noqa: PLR0913
     if is_batch and len(prompts) != 1:
         raise InvalidInputError(f"{caller} takes one prompt, got a batch of {len(prompts)}; call it for each")
     single = prompts[0]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = model_device(model)
     if generated is None:
         answer = generate(model, single, dict(generation or {}), device=device, seed=seed)
     else:

@@ -15,6 +15,7 @@ from xaikit.core.batch import Batch, count_batches, is_batch, read_batches
 from xaikit.core.errors import InvalidInputError, NonFiniteError
 from xaikit.core.forward import call_model, explain_failure
 from xaikit.core.model_copy import trainable_copy
+from xaikit.core.model_device import model_device
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.transforms.axes import channel_axis as axis_of
@@ -75,7 +76,7 @@ def tune_with_masks(  # noqa: PLR0913
     lr, seed = Float(gt=0).check(lr, "lr"), Int(ge=0).check(seed, "seed")
     stand_in = Choice(BASELINES).check(baseline, "baseline")
     tuned = trainable_copy(model).train()
-    device = next((p.device for p in tuned.parameters()), torch.device("cpu"))
+    device = model_device(tuned)
     trained = [p for p in tuned.parameters() if p.requires_grad]
     if not trained:
         raise InvalidInputError("no parameter of the model requires a gradient, so there is nothing to tune")

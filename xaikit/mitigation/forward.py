@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.core.forward import call_model, explain_failure, with_rows
+from xaikit.core.model_device import model_device
 from xaikit.core.model_state import EXCLUSIVE, own_state_kept
 from xaikit.core.rows import agree, warn_of_dependent_rows
 from xaikit.core.structure import flatten
@@ -66,8 +67,10 @@ def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
         single = logits.reshape(-1, 1)
         return torch.cat([torch.zeros_like(single), single], 1)
     if logits.ndim != 2:
+        maps = "; of maps of classes one class is judged by one logit, as logits[:, 1].amax((1, 2))"
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
+            f"{maps if logits.ndim == 4 else ''}"
         )
     return logits
 
@@ -119,7 +122,7 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
     with own_state_kept(modules), torch.no_grad():  # the mode is a part of the state
         for module in modules:
             module.training = False
-        yield next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        yield model_device(model)
 
 
 @contextlib.contextmanager

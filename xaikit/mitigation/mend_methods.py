@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xaikit.core import MITIGATORS, Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.model_copy import trainable_copy
+from xaikit.core.model_device import model_device
 from xaikit.core.spec_strings import split_spec
 from xaikit.core.structure import flatten
 from xaikit.factors import MaskedRegion
@@ -152,7 +153,7 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
             untrained = from_scratch()
             if not isinstance(untrained, nn.Module):
                 raise InvalidTypeError(f"from_scratch must make a torch.nn.Module, got {type(untrained).__name__}")
-            return untrained.to(next(model.parameters()).device)
+            return untrained.to(model_device(model))
         return _drawn_anew(trainable_copy(model))
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.model_copy import trainable_copy
+from xaikit.core.model_device import model_device
 from xaikit.core.percentages import percent
 from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.results import Stopped
@@ -295,7 +296,7 @@ class MendSearch:
         """How long a training takes at most, from some of its steps."""
         model, training = self._fresh(), self._data.training
         rows = torch.arange(min(mitigator.batch_size, training.size), device="cpu")
-        device = next(model.parameters()).device
+        device = model_device(model)
         batch = training.take(rows).to(device)
         started = time.monotonic()
         for _ in range(TIMED_STEPS):
@@ -329,5 +330,5 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
             f"what was named may hold all that matters"
         )
     figures = (measured.accuracy_kept, measured.accuracy_exchanged, measured.changed)
-    others = (measured.changed_within, measured.worst_group, measured.reliance_by_class)
+    others = (measured.changed_within, measured.worst_group, measured.reliance_by_class, measured.follows)
     return MendTry(method, *figures, epochs, seconds, note, *others)

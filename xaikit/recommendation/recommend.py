@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from xaikit.core.batch import dataset_loader, holds_labels, is_batch, is_whole_b
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import read_classes, read_labels
+from xaikit.core.model_device import model_device
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
 from xaikit.core.targets import target_value
@@ -276,7 +276,7 @@ def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
     targets = targets if (target := target_value(targets)) is None else target
     if targets is not None and not is_whole_batch_target(targets) and not isinstance(targets, int):
         targets = read_labels(targets, count, what="targets")[:n]
-    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0, device="cpu")).device
+    device = model_device(model)
     return rebuild(tuple(t[:n].to(device) for t in tensors)), targets
 
 

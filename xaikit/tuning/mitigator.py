@@ -15,6 +15,7 @@ from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
 from xaikit.core.fingerprints import fingerprint_of_model
 from xaikit.core.model_copy import trainable_copy
+from xaikit.core.model_device import model_device
 from xaikit.core.model_state import isolated
 from xaikit.mitigation.evaluation import accuracies
 from xaikit.tuning.assemble import assemble, best_row
@@ -158,7 +159,7 @@ class Training:
         """The measure of the trained copy, and the copy."""
         trained = trainable_copy(self.model)
         candidate[0].fit(trained, self.data, **self.options, progress=False)
-        device = next(trained.parameters()).device
+        device = model_device(trained)
         with isolated(trained, device, 0), torch.no_grad():
             value = self.measure(trained)
         try:

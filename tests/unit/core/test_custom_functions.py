@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from xaikit import RRR, Gradient
+from xaikit.core import EXPLAINERS
 from xaikit.core.errors import NotDifferentiableError
 
 
@@ -106,6 +107,42 @@ def test_a_function_that_hides_it_is_refused(function, dtype):
         gradient_of_penalty(model)
     x = torch.randn(3, 4, dtype=dtype)
     assert torch.equal(Gradient(model).attribute(x, 0), Gradient(Net().to(dtype)).attribute(x, 0))
+
+
+class DetachedWeight(torch.autograd.Function):
+    """A product with a matrix that its backward takes for a constant."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x)
+        ctx.w = w.detach()
+        return x @ w.T
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g @ ctx.w, g.T @ x
+
+
+class Product(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(DetachedWeight.apply(self.first(x), self.weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "smoothgrad", "gradient_x_input"])
+@pytest.mark.parametrize("model", [lambda: Net(Detached), Product], ids=["input", "weight"])
+def test_it_is_refused_in_every_gradient(model, name, layer, dtype):
+    model, x = model().to(dtype), torch.randn(3, 4, dtype=dtype)
+    explainer = EXPLAINERS.create(name, **({"layer": layer} if layer else {})).bind(model)
+    with pytest.raises(NotDifferentiableError, match="Backward does not tell"):
+        explainer.attribute(x, 1, create_graph=True)
+    assert explainer.attribute(x, 1).isfinite().all()
 
 
 def test_a_straight_through_function_is_differentiated_as_it_is_written():

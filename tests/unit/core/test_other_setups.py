@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from xaikit import RRR, Gradient
 from xaikit.core import EXPLAINERS
-from xaikit.core.errors import NotDifferentiableError, UnreachableError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError, UnreachableError
 
 STACKING = ("captum.feature_ablation", "smoothgrad:n_iter=5", "contextual_decomposition")
 
@@ -228,3 +228,42 @@ def test_lrp_under_autocast(spec: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         values = explainer.attribute(x, 1)
     assert float((values - expected).norm() / expected.norm()) < 0.05
+
+
+def test_weights_that_are_loaded_when_they_are_needed():
+    """accelerate's `cpu_offload`, as `device_map` does it: between the passes all weights are on the device "meta"."""
+    accelerate = pytest.importorskip("accelerate")
+
+    def net():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+        return nn.Sequential(*layers).eval()
+
+    x, y = torch.randn(3, 3, 6, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2])
+    model = accelerate.cpu_offload(net())
+    for name in ("gradient", "integrated_gradients", "lrp_epsilon_plus", "deep_lift", "contextual_decomposition"):
+        alone, offloaded = (EXPLAINERS.create(name).bind(m).attribute(x, y) for m in (net(), model))
+        torch.testing.assert_close(offloaded, alone)
+        alone, offloaded = (RRR(explainer=name).loss(m, (x, y, torch.ones(6, 6))).total for m in (net(), model))
+        torch.testing.assert_close(offloaded, alone)
+    assert all(p.is_meta for p in model.parameters())
+
+
+def test_a_model_without_weights_is_told():
+    with pytest.raises(InvalidInputError, match="2 parameters of the model, '0.weight' first.*load its weights first"):
+        Gradient(nn.Sequential(nn.Linear(4, 3)).to("meta")).attribute(torch.ones(2, 4))
+
+
+def test_a_frozen_script_has_no_mode(recwarn):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
+    x = torch.randn(2, 4)
+    frozen = torch.jit.freeze(torch.jit.script(model))
+    torch.testing.assert_close(Gradient(frozen).attribute(x, 0), Gradient(model).attribute(x, 0))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+def test_masked_tensors_are_refused():
+    x = torch.masked.masked_tensor(torch.ones(2, 4), torch.ones(2, 4, dtype=torch.bool))
+    with pytest.raises(InvalidTypeError, match=r"got a masked one; pass inputs.to_tensor\(0.0\)"):
+        Gradient(nn.Linear(4, 3)).attribute(x, 0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xaikit.core import targets as target_rules
 from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
+from xaikit.core.model_device import model_device
 from xaikit.core.model_state import evaluated
 from xaikit.explainers.attention.rules import METHODS, joined_layers, read_layers
 
@@ -51,7 +52,7 @@ def attention_relevance(
         raise InvalidTypeError(f"attention_relevance takes a model, got a {type(model).__name__}")
     if method not in METHODS:
         raise InvalidInputError(f"method is one of {', '.join(METHODS)}, got {method!r}{near_names(method, METHODS)}")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = model_device(model)
     arguments = inputs if isinstance(inputs, Mapping) else {"pixel_values": inputs}
     tensors = {name: to_tensor(value, name).to(device) for name, value in arguments.items()}
     with evaluated(model, device) as running, torch.enable_grad():

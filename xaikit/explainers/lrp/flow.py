@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core import torch_private
 from xaikit.core.sparse_layouts import dense_parts
 from xaikit.explainers.lrp.batched import RelevanceStep
 
+Multiplier = Callable[[], Any]  # a number, or a tensor that broadcasts to the input of a step
 # Stands in for an activation of exactly 0, to which a rule may still give relevance (ZBox on a black pixel). It is so
 # small that it would be lost in rounding if it were added to any other activation.
 TINY = {torch.float64: 1e-30, torch.complex128: 1e-30, torch.float16: 1e-7}
@@ -90,13 +92,24 @@ def ratio(g: Tensor, y: Tensor, d: Tensor) -> Tensor:
     return into(nonzero(y), g).div_(d)
 
 
-def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
+@dataclasses.dataclass(frozen=True)
+class Damped:
     """The stand-in for g = R / y with a stabilizer: R / (y + epsilon * sign(y)) = g * |y| / (|y| + epsilon)."""
-    size = y.abs()
-    if torch.is_grad_enabled() or y.is_complex():
-        return g * (nonzero(size) / (size + epsilon))
-    denominator = size + epsilon
-    return into(size.add_(TINY.get(y.dtype, 1e-18)).div_(denominator), g)
+
+    epsilon: float
+
+    def factor(self, y: Tensor) -> Tensor:
+        """|y| / (|y| + epsilon), by which g is multiplied."""
+        size = y.abs()
+        if torch.is_grad_enabled() or y.is_complex():
+            return nonzero(size) / (size + self.epsilon)
+        denominator = size + self.epsilon
+        return size.add_(TINY.get(y.dtype, 1e-18)).div_(denominator)
+
+    def __call__(self, g: Tensor, y: Tensor) -> Tensor:
+        """The stand-in for g."""
+        factor = self.factor(y)
+        return g * factor if torch.is_grad_enabled() or y.is_complex() else into(factor, g)
 
 
 @dataclasses.dataclass(eq=False)
@@ -104,6 +117,29 @@ class Saved:
     """A tensor that a backward pass needs as it is now, also where the model goes on to write into its memory."""
 
     tensor: Tensor
+
+
+class Chains:
+    """For the results of such steps: the tensor where the steps in a row begin, and the factors on the way to it.
+
+    A tensor that was written into since then begins a new row.
+    """
+
+    def __init__(self) -> None:
+        self._rows: Any = WeakIdKeyDictionary()  # result -> (start, factors), its version then
+
+    def before(self, x: Tensor) -> tuple[Tensor, tuple[Multiplier, ...]]:
+        """Where the row of steps that ends at x begins, and its factors."""
+        row, version = self._rows.get(x, ((x, ()), -1))
+        return row if version == torch_private.version_of(x) else (x, ())
+
+    def note(self, result: Tensor, start: Tensor, factors: tuple[Multiplier, ...]) -> None:
+        """Remember the row that ends at a result."""
+        self._rows[result] = (start, factors), torch_private.version_of(result)
+
+    def clear(self) -> None:
+        """Forget all rows, once the forward pass is over."""
+        self._rows.clear()
 
 
 class Flow:
@@ -119,7 +155,10 @@ class Flow:
 
     def __init__(self, *, differentiable: bool = True, repeated: bool = False) -> None:
         self.active = False
-        self.differentiable, self.runs_again = differentiable, repeated
+        self.differentiable = differentiable
+        # What the first of several backward passes computes of activations alone serves the others.
+        self.factors_stay = repeated and not differentiable
+        self.chains = Chains()
         self._keeps = differentiable or repeated
         self._saved: dict[int, list[weakref.ref[Saved]]] = defaultdict(list)
 
@@ -253,7 +292,7 @@ class Pass(RelevanceStep):
         factor = nonzero(y) / nonzero(x)
         if ctx.identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
             factor = factor.where(y != x, 1)
-        if not ctx.flow.differentiable and ctx.flow.runs_again:  # for the next target, in place of both
+        if ctx.flow.factors_stay:  # in place of both
             ctx.factor = factor
             del ctx.x, ctx.y
         return g * factor

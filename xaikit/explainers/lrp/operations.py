@@ -17,7 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import batch_of, tree_map_only
-from xaikit.explainers.lrp.flow import Pass, UserRuled
+from xaikit.explainers.lrp.factors import passed_on
+from xaikit.explainers.lrp.flow import UserRuled
 from xaikit.explainers.lrp.marks import GATE, PLAIN
 from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
 from xaikit.torch_ops import (
@@ -151,7 +152,7 @@ def _passing_relu(trace: Trace, function: Any, x: Tensor, **kwargs: Any) -> Tens
     """A ReLU that hands on all relevance, R_in = R_out, also at its zeros."""
     with trace.flow.values_only():
         y = function(x, **kwargs)
-    return trace.mark(Pass.apply(x, y, trace.flow, True))
+    return trace.mark(passed_on(trace.flow, x, y, identity=True))
 
 
 def written_out(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:

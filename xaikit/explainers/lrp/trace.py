@@ -25,7 +25,8 @@ from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.frozen_norms import frozen_norms
 from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the table of rules)
-from xaikit.explainers.lrp.flow import Flow, Output, Pass, ReadRelevance, Ruled
+from xaikit.explainers.lrp.factors import damped_output, passed_on
+from xaikit.explainers.lrp.flow import Flow, ReadRelevance, Ruled
 from xaikit.explainers.lrp.graph import depends, is_behind_layers, operations_before
 from xaikit.explainers.lrp.ledger import Ledger, audited
 from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
@@ -83,6 +84,7 @@ class Trace(TorchFunctionMode):
             with frozen_norms(names), self._modules(names), self:
                 output = forward(traced, samples)
             self._find_hidden(output)
+            self.flow.chains.clear()
             self._report()
             return output
 
@@ -197,7 +199,7 @@ class Trace(TorchFunctionMode):
             return None
         if not is_activation(module, torch_private.batch_of(args[0]), torch_private.batch_of(output)):
             return None
-        return self.mark(Pass.apply(args[0], output, self.flow))  # type: ignore[no-any-return]
+        return self.mark(passed_on(self.flow, args[0], output))  # type: ignore[no-any-return]
 
     def without_rule(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation where relevance follows the plain gradient for want of a rule, and name it."""
@@ -236,7 +238,7 @@ class Trace(TorchFunctionMode):
         if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.make is not None):
             return None
         if rule.damp is not None:
-            return self.mark(Output.apply(output.clone(), rule.damp, self.flow), self.marks[output])
+            return self.mark(damped_output(self.flow, output.clone(), rule.damp), self.marks[output])
         x = args[0] if args else None
         if x not in self.marks:
             kinds = type(rule.hook).__name__, type(module).__name__

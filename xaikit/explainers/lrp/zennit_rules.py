@@ -222,7 +222,7 @@ def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """How a hook that only divides by a stabilised output changes g = R / y: quickly where the stabilizer is known."""
     epsilon = _epsilon(hook)
     if epsilon is not None:
-        return functools.partial(flow.damped, epsilon=epsilon)
+        return flow.Damped(epsilon)
     return lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])
 
 

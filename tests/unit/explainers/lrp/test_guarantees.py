@@ -72,7 +72,7 @@ def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch)
         "whole_module": z.composites.LayerMapComposite([(nn.ReLU, z.rules.ZPlus()), (nn.Linear, z.rules.Epsilon())]),
     }
     places = {
-        "damp": (zennit_rules.flow, "damped"),
+        "damp": (zennit_rules.flow.Damped, "factor"),
         "whole_module": (formulas, "general"),
         "any_hook": (formulas, "general"),
     }

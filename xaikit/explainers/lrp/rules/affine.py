@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from xaikit.core import torch_private
 from xaikit.core.convolutions import DTYPES, Form, InputGradient, by_fast_kernels, few_channels
-from xaikit.explainers.lrp.flow import BranchRelevance, Output, Ruled
+from xaikit.explainers.lrp.factors import damped_output
+from xaikit.explainers.lrp.flow import BranchRelevance, Ruled
 from xaikit.explainers.lrp.formulas import Formula
 from xaikit.explainers.lrp.layers import Affine, Operation, folded_before
 from xaikit.explainers.lrp.marks import Mark
@@ -34,7 +35,7 @@ def with_rule(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
     """The layer's output with its rule; without one relevance follows the gradient, which is LRP-0."""
     y = layer.y
     if layer_rule is not None and layer_rule.damp is not None:
-        y = Output.apply(layer.y, layer_rule.damp, trace.flow)
+        y = damped_output(trace.flow, layer.y, layer_rule.damp)
     elif layer_rule is not None and layer_rule.make is not None:
         formula = layer_rule.make(layer_rule.hook, layer.operation)
         if trace.marks[layer.x].fixed:  # no derivative by x is needed, only by the weights

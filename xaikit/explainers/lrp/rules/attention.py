@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from xaikit.core.torch_private import is_batched
-from xaikit.explainers.lrp.flow import Share, Stop
+from xaikit.explainers.lrp.factors import in_part
+from xaikit.explainers.lrp.flow import Stop
 from xaikit.explainers.lrp.operations import written_out
 from xaikit.explainers.lrp.registry import USER_RULES, rule
 from xaikit.torch_ops import by_name
@@ -30,7 +31,7 @@ def attention(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     if not _is_plain(trace, a, tensors):
         return written_out(trace, function, *args, **kwargs)
     if trace.attn:
-        q, k, v = (Share.apply(x, share, trace.flow) for x, share in ((q, 0.25), (k, 0.25), (v, 0.5)))
+        q, k, v = (in_part(trace.flow, x, share) for x, share in ((q, 0.25), (k, 0.25), (v, 0.5)))
     else:
         q, k = (Stop.apply(x, trace.flow) if x in trace.marks else x for x in (q, k))
     return trace.mark(function(**{**a, "query": q, "key": k, "value": v}))

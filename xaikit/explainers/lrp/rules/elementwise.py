@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from xaikit.core.torch_private import batch_of, version_of
-from xaikit.explainers.lrp.flow import Output, Pass, Share, Stop, per_unit, relevance_of
+from xaikit.explainers.lrp.factors import passed_on
+from xaikit.explainers.lrp.flow import Output, Share, Stop, per_unit, relevance_of
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, kind_of, operation_name
@@ -29,7 +30,7 @@ def passed(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str,
     if output.shape != operands[0].shape:
         return trace.without_rule(function, args, kwargs)
     identity = operation_name(function) in IDENTITY_ON_A_RANGE
-    return trace.mark(Pass.apply(operands[0], output, trace.flow, identity), mark)
+    return trace.mark(passed_on(trace.flow, operands[0], output, identity=identity), mark)
 
 
 @rule(Kind.ELEMENTWISE, Kind.GATE, "normalize", "local_response_norm", "renorm")

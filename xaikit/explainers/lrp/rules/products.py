@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from xaikit.core.torch_private import tree_iter, tree_map_only
-from xaikit.explainers.lrp.flow import Share, Stop
+from xaikit.explainers.lrp.factors import in_part, product_of_two
+from xaikit.explainers.lrp.flow import Stop
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, operation_name
@@ -23,28 +24,38 @@ if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
 
+ENTRYWISE = ("mul", "rmul")
+
+
 def shared(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
     """The factors of a product, each set to take its share of the relevance, and the mark of the product."""
-    tracked = [t for t in factors if t in trace.marks]
-    signals = [t for t in tracked if not trace.marks[t].gate]
-    mark = PLAIN if signals else GATE
-    if len(tracked) < 2:
-        return factors, mark
-    takers = signals or tracked
+    takers, mark = _takers(trace, factors)
 
     def share(t: Any) -> Any:
         if t not in trace.marks:
             return t
         if not any(t is taker for taker in takers):
             return Stop.apply(t, trace.flow)
-        return t if len(takers) == 1 else Share.apply(t, 1 / len(takers), trace.flow)
+        return t if len(takers) == 1 else in_part(trace.flow, t, 1 / len(takers))
 
     return [share(t) for t in factors], mark
+
+
+def _takers(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
+    """The factors of a product that take its relevance, and the mark of the product."""
+    tracked = [t for t in factors if t in trace.marks]
+    signals = [t for t in tracked if not trace.marks[t].gate]
+    return signals or tracked, PLAIN if signals else GATE
 
 
 @rule(Kind.PRODUCT)
 def product(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Tensor:
     """Relevance to the signals in equal shares, to gates only among themselves."""
+    if operation_name(function) in ENTRYWISE and not kwargs and all(isinstance(t, Tensor) for t in operands):
+        takers, mark = _takers(trace, list(operands))
+        joined = product_of_two(trace.flow, operands[0], operands[1], takers)
+        if joined is not None:
+            return trace.mark(joined, mark)
     factors, mark = shared(trace, [t for t in tree_iter(operands) if isinstance(t, Tensor)])
     shares = iter(factors)  # the operands may stand in a list (einsum, chain_matmul)
     return trace.mark(function(*tree_map_only(Tensor, lambda _: next(shares), operands), **kwargs), mark)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from xaikit.explainers.lrp.flow import Output
+from xaikit.explainers.lrp.factors import damped_output
 from xaikit.explainers.lrp.marks import GATE, PLAIN
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind
@@ -22,7 +22,7 @@ def add(trace: Trace, function: Any, x: Any, y: Any, *args: Any, **kwargs: Any) 
     output = function(x, y, *args, **kwargs)
     if len(signals) == 2:
         stabilised = trace.rules.of_sum()
-        return trace.mark(output if stabilised is None else Output.apply(output, stabilised.damp, trace.flow))
+        return trace.mark(output if stabilised is None else damped_output(trace.flow, output, stabilised.damp))
     constant = y if x in trace.marks else x
     is_gate = not isinstance(constant, Tensor) and constant == 1 and trace.marks[signals[0]].odd
     return trace.mark(output, GATE if is_gate else PLAIN)
