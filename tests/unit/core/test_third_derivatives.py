@@ -66,8 +66,11 @@ def test_third_derivatives_of_norms(name):
     with third_derivatives(active=True):
         assert torch.allclose(norm(x), written_out(x))
         assert torch.allclose(three_times(norm, x, *others), expected)
-    if name != "module":  # torch's own, which makes the context necessary
-        assert not torch.allclose(three_times(norm, x, *others), expected, rtol=0.1)
+    if name != "module":  # torch's own, which makes the context necessary; from 2.14 on some of them raise
+        try:
+            assert not torch.allclose(three_times(norm, x, *others), expected, rtol=0.1)
+        except RuntimeError as err:
+            assert "does not support 3rd+ order derivatives" in str(err)
 
 
 def grouped(x):
