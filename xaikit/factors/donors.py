@@ -29,8 +29,17 @@ class Donors(NamedTuple):
     masks: Tensor | None
 
 
+class _Row(NamedTuple):
+    """A sample, its mask, its class and its number in the data."""
+
+    tensors: tuple[Tensor, ...]
+    mask: Tensor | None
+    label: int
+    number: int
+
+
 class DonorPool:
-    """The first samples of each class, on the CPU.
+    """The first samples of each class, on the CPU; of a class that shows what masks mark, those that show it.
 
     Args:
         batches: (inputs, labels, masks) of the data, which are read until every one of `classes` has enough.
@@ -40,30 +49,31 @@ class DonorPool:
 
     def __init__(self, batches: Iterable[Batch], classes: int, most: int = MOST_DONORS) -> None:
         quota = max(1, most // max(1, classes))
-        rows: list[tuple[Tensor, ...]] = []
-        masks: list[Tensor | None] = []
-        labels: list[int] = []
-        numbers: list[int] = []
+        showing: dict[int, list[_Row]] = {}  # by class, samples that show what the masks mark, if there are masks
+        others: dict[int, list[_Row]] = {}
         begin = 0
         for batch in batches:
             x, y, mask = batch[:3]
             tensors, self._rebuild = flatten(x)
             inside = None if mask is None else mask_like(mask, tensors[0])
+            shows = [True] * len(y) if inside is None else (inside != 0).flatten(1).any(1).tolist()
             for row, label in enumerate(y.tolist()):
-                if labels.count(label) < quota:
-                    rows.append(tuple(t[row].detach().cpu().clone() for t in tensors))
-                    masks.append(None if inside is None else inside[row].detach().cpu().clone())
-                    labels.append(label)
-                    numbers.append(begin + row)
+                rows = (showing if shows[row] else others).setdefault(label, [])
+                if len(rows) < quota:
+                    parts = tuple(t[row].detach().cpu().clone() for t in tensors)
+                    rows.append(
+                        _Row(parts, None if inside is None else inside[row].detach().cpu().clone(), label, begin + row)
+                    )
             begin += len(y)
-            if all(labels.count(label) == quota for label in range(classes)):
+            if len(showing) == classes and all(len(rows) == quota for rows in showing.values()):
                 break
-        self.tensors = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-        self.labels = torch.tensor(labels, device="cpu")
-        self.numbers = torch.tensor(numbers, device="cpu")
-        has_masks = [m for m in masks if m is not None]
-        self.masks = torch.stack(has_masks) if len(has_masks) == len(rows) else None
-        self.classes = sorted(set(labels))
+        chosen = sorted((row for rows in (others | showing).values() for row in rows), key=lambda row: row.number)
+        self.tensors = tuple(torch.stack(parts) for parts in zip(*(row.tensors for row in chosen), strict=True))
+        self.labels = torch.tensor([row.label for row in chosen], device="cpu")
+        self.numbers = torch.tensor([row.number for row in chosen], device="cpu")
+        masks = [row.mask for row in chosen if row.mask is not None]
+        self.masks = torch.stack(masks) if len(masks) == len(chosen) else None
+        self.classes = sorted({row.label for row in chosen})
 
     def take(self, rows: Tensor, device: torch.device) -> Donors:
         """Some of the samples.

@@ -10,7 +10,8 @@ from torch import nn
 
 from xaikit.core.params import Float, Int
 from xaikit.factors.facts import known_facts
-from xaikit.mitigation.assess import Assessment, assess
+from xaikit.mitigation.assess import assess
+from xaikit.mitigation.assessment import Assessment
 from xaikit.mitigation.budget import read_budget
 from xaikit.mitigation.checks import check_model
 from xaikit.mitigation.mend_beside import followed_beside, with_beside

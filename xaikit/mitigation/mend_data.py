@@ -246,11 +246,14 @@ def _masks_of_validation(shortcut: Shortcut, validation: Any, training: Batch) -
 
 
 def _check_labels(labels: Tensor, held_out: Tensor) -> None:
-    for part, name in ((labels, "samples to train on"), (held_out, "held-out samples")):
+    held_remedy = "pass validation=(x, y) with samples of two classes"
+    for part, name, remedy in (
+        (labels, "samples to train on", "pass samples of two classes"),
+        (held_out, "held-out samples", held_remedy),
+    ):
         if len(classes := part.unique()) < 2:
             raise InvalidInputError(
-                f"a shortcut is exchanged between classes, and all {name} are of class {int(classes[0])}; pass samples "
-                "of two classes"
+                f"a shortcut is exchanged between classes, and all {name} are of class {int(classes[0])}; {remedy}"
             )
     unseen = sorted(set(held_out.tolist()) - set(labels.tolist()))
     if unseen:
