@@ -27,7 +27,8 @@ def read_labels(labels: Any, n: int, *, what: str = "labels") -> Tensor:
         InvalidTypeError: for strings, objects, booleans.
         InvalidInputError: for one-hot rows, a column (N, 1) of classes, another number of labels, NaN.
     """
-    tensor = to_tensor(labels, what, remedy=REMEDY)
+    tensor = label_values(labels, what)
+    what = f"{what}.to_numpy()" if hasattr(labels, "columns") else what  # in remedies for a DataFrame
     if tensor.dtype == torch.bool and tensor.shape == (n,):
         raise InvalidTypeError(
             f"{what} must be whole class indices, got booleans; if these are the classes 0 and 1 pass "
@@ -44,6 +45,21 @@ def read_labels(labels: Any, n: int, *, what: str = "labels") -> Tensor:
             f"{_shape_remedy(tensor, n, what)}"
         )
     return tensor if tensor.is_floating_point() else tensor.long()
+
+
+def label_values(labels: Any, what: str = "labels") -> Tensor:
+    """The numbers of labels, of any shape; of a DataFrame with one column those of the column, in its own type.
+
+    Args:
+        labels: as `read_labels` takes them, or any others.
+        what: name of the labels in messages.
+
+    Raises:
+        InvalidTypeError: for strings, objects.
+        InvalidInputError: for a ragged list.
+    """
+    one_column = hasattr(labels, "columns") and labels.shape[1] == 1
+    return to_tensor(labels.iloc[:, 0] if one_column else labels, what, remedy=REMEDY)
 
 
 def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | None = None) -> Tensor:

@@ -13,6 +13,12 @@ FORMS = [
 ]
 FORMS += [[0, 1, 2, 1], (0, 1, 2, 1), [np.int64(0), 1, 2, 1], list(torch.tensor([0, 1, 2, 1])), pd.Series([0, 1, 2, 1])]
 FORMS += [torch.tensor([0, 1, 2, 1], dtype=torch.int32), pd.Series([0, 1, 2, 1], dtype="Int64")]
+FORMS += [np.array([0, 1, 2, 1], object), pd.Series([0, 1, 2, 1], dtype=object), pd.DataFrame({"class": [0, 1, 2, 1]})]
+FORMS += [
+    pd.Categorical([0, 1, 2, 1]),
+    torch.tensor([0, 1, 2, 1]).to_sparse(),
+    torch.tensor([0, 1, 2, 1]).to(torch.uint16),
+]
 FORMS += [pd.Series([0, 1, 2, 1], index=[9, 8, 7, 6]), np.array([0, 9, 1, 9, 2, 9, 1, 9])[::2]]
 
 
@@ -47,6 +53,10 @@ WRONG = {
     "booleans of several": ([[True, True], [False, True]], InvalidInputError, "several labels .*mend would train this"),
     "ragged": ([[0], [1, 2]], InvalidInputError, "labels must hold rows of one length"),
     "complex": (np.array([1j, 2]), InvalidTypeError, "real numbers, got complex128"),
+    "one-hot frame": (pd.DataFrame(np.eye(2)), InvalidInputError, r"pass labels.to_numpy\(\).argmax\(1\)"),
+    "hidden": (np.ma.array([0, 1], mask=[False, True]), InvalidInputError, "labels must hold no hidden entries"),
+    "no device": (torch.zeros(2, dtype=torch.long, device="meta"), InvalidInputError, "the device 'meta', which holds"),
+    "objects": (np.array([0, "cat"], object), InvalidTypeError, "an array of objects such as str"),
     "None": ([0, None], InvalidTypeError, "an array of objects such as NoneType"),
 }
 
