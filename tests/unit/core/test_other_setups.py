@@ -267,3 +267,10 @@ def test_masked_tensors_are_refused():
     x = torch.masked.masked_tensor(torch.ones(2, 4), torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(InvalidTypeError, match=r"got a masked one; pass inputs.to_tensor\(0.0\)"):
         Gradient(nn.Linear(4, 3)).attribute(x, 0)
+
+
+def test_layers_that_feed_each_other_are_explained_one_at_a_time():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    explainer = EXPLAINERS.create("integrated_gradients", layer=["0", "1"]).bind(model)
+    with pytest.raises(UnreachableError, match="layer '0' through autograd when '1' has values.*one at a time"):
+        explainer.attribute(torch.randn(2, 4), 0)
