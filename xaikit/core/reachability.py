@@ -29,11 +29,7 @@ def unreachable(points: Sequence[LayerPoint], missing: Sequence[bool]) -> Unreac
     unreached = [p.name for p, m in zip(points, missing, strict=False) if m] or [p.name for p in points]
     if unreached:
         layer_names = ", ".join(repr(name) for name in unreached)
-        others = [repr(p.name) for p in points if p.name not in unreached]
-        way = ""
-        if others:
-            way = f" when {', '.join(others)} has values of its own; where one feeds the other, explain one at a time"
-        return UnreachableError(f"the explained score does not depend on layer {layer_names} through autograd{way}")
+        return UnreachableError(f"the explained score does not depend on layer {layer_names} through autograd")
     return UnreachableError(
         "the explained score does not depend on its input through autograd; is the input detached, rounded, or used "
         "under no_grad inside the model?"
