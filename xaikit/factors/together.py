@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from xaikit.core.arrays import is_array
@@ -90,6 +91,15 @@ class Together(Factor):
         if len(places) > 1:
             raise InvalidInputError(f"factors that are exchanged together must be of one input, got {self.title}")
         return places.pop()
+
+    def shows(self, x: Tensor, facts: DataFacts) -> Tensor:
+        """Which samples have something of one of these factors, bool (N,).
+
+        Args:
+            x: samples of their kind.
+            facts: what is known of the data.
+        """
+        return torch.stack([factor.shows(x, facts) for factor in self.factors]).any(0)
 
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
         for factor in self.factors:

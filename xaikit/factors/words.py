@@ -48,6 +48,15 @@ class TokenFactor(Factor):
             facts: what is known of the data.
         """
 
+    def shows(self, x: Tensor, facts: DataFacts) -> Tensor:
+        """Which texts have some of these tokens, bool (N,).
+
+        Args:
+            x: ids (N, T).
+            facts: what is known of the data.
+        """
+        return (self.marked(x, facts) & facts.ordinary(x)).any(1)
+
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
         facts = context.facts
         ordinary, donor_ordinary = facts.ordinary(x), facts.ordinary(donors)

@@ -67,7 +67,7 @@ def _followed(mitigator: Mitigator, model: nn.Module, samples: Batch) -> float |
     if len(rows) < LEAST or len(batch.labels.unique()) < 2:
         return None
     generator, region, labels = torch.Generator().manual_seed(0), MaskedRegion(), batch.labels.cpu()
-    lends = lenders(labels, masks)
+    lends = lenders(labels, (by_row(masks) != 0).any(1))
 
     def exchanged(donors: Tensor) -> Batch:
         donors = donors.to(rows.device)

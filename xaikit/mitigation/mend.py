@@ -25,6 +25,8 @@ from xaikit.mitigation.reliance import RELIES
 ASSESSED = 2000  # held-out samples at most; a share is then known to a hundredth
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def mend(  # noqa: PLR0913
     model: nn.Module,
     data: Any,

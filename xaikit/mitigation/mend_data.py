@@ -158,6 +158,18 @@ class MendData:
         masks = {"masks": batch.masks, "donor_masks": batch.masks[donors]} if self.shortcut.kind == REGION else {}
         return self.shortcut.factor.exchange(batch.inputs, others, facts=self.facts, **masks)
 
+    def shown(self, batch: Batch) -> Tensor:
+        """Which samples show the shortcut, bool (N,).
+
+        Args:
+            batch: the samples.
+        """
+        assert self.shortcut.factor is not None
+        assert self.facts is not None
+        if self.shortcut.kind == REGION:
+            return (batch.masks != 0).flatten(1).any(1)
+        return self.shortcut.factor.shows(flatten(batch.inputs)[0][self.place], self.facts)
+
     def judged(self, most: int, seed: int) -> Batch:
         """Some of the held-out samples, in their order.
 

@@ -14,7 +14,7 @@ from xaikit.core.batch import ROWS, Batch
 from xaikit.core.structure import flatten
 from xaikit.mitigation.clarc import _moved
 from xaikit.mitigation.forward import class_logits, evaluating
-from xaikit.mitigation.mend_data import CONCEPT, GROUPS, REGION, MendData
+from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_groups import highest_mean, worst_mean
 from xaikit.mitigation.pairing import donors_of, donors_within, lenders
 from xaikit.mitigation.reliance import by_class, followed
@@ -67,7 +67,7 @@ class Judge:
         self._variants: list[Any] = []
         if data.shortcut.kind not in (CONCEPT, GROUPS):
             generator = torch.Generator().manual_seed(seed)
-            lends = lenders(batch.labels, batch.masks if data.shortcut.kind == REGION else None)
+            lends = lenders(batch.labels, data.shown(batch))
             self._donors = [donors_of(batch.labels, generator, lends) for _ in range(DRAWS)]
             self._variants = [data.exchanged(batch, donors) for donors in self._donors]
             self._donors.append(donors_within(batch.labels, generator, lends))

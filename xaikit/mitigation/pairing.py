@@ -5,19 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xaikit.factors.donors import number_without, shares_lent
 
-def lenders(labels: Tensor, masks: Tensor | None) -> Tensor:
-    """Which samples lend: those that show the region; all of a class in which none does, bool (N,).
+
+def lenders(labels: Tensor, shows: Tensor) -> Tensor:
+    """Which samples lend, bool (N,): all, but where it is seldom shown fewer that do not show it, see `shares_lent`.
 
     Args:
         labels: classes, (N,).
-        masks: of the region, (N, ...); None where it is no region, and all lend.
+        shows: whether each sample shows the shortcut, bool (N,).
     """
-    if masks is None:
-        return torch.ones(len(labels), dtype=torch.bool, device="cpu")
-    shows = (masks != 0).flatten(1).any(1).cpu()
-    showing = labels.cpu()[shows].unique()
-    return shows | ~torch.isin(labels.cpu(), showing)
+    shows, labels = shows.cpu(), labels.cpu()
+    lends = torch.ones_like(shows)
+    classes = labels.unique().tolist()
+    shares = shares_lent({label: float(shows[labels == label].double().mean()) for label in classes})
+    for label, share in shares.items():
+        number = number_without(int((shows & (labels == label)).sum()), share)
+        without = ((labels == label) & ~shows).nonzero()[:, 0]
+        lends[without[number:]] = False
+    return lends
 
 
 def donors_of(labels: Tensor, generator: torch.Generator, lends: Tensor | None = None) -> Tensor:

@@ -66,6 +66,8 @@ class Options:
     on_epoch: Callable[[dict[str, float], nn.Module], Any] | None = None
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source: Source, options: Options) -> History:
     """Train the model in place; see `Mitigator.fit`."""
     device = processes.device(model, mitigator.device)

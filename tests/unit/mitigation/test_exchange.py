@@ -194,7 +194,7 @@ def test_a_region_that_some_samples_show_is_put_on_those_that_do_not():
     assert mended.tries[0].relies
     assert not mended.relies
     measured = scan(GoesByTheSquare(), (x, y), "region", shortcut_masks=some, progress=False).effects[0]
-    assert measured.leads.mean == 1
+    assert measured.leads.mean > 0.4  # as many donors of class 0 without a square as with one
     assert measured.leading_class == 0
 
 
@@ -213,3 +213,41 @@ def test_tokens_that_a_text_does_not_have_are_put_at_the_same_part_of_its_length
     x, donors = torch.tensor([[4, 5, 6, 0, 0], [4, 9, 6, 7, 8]]), torch.tensor([[1, 2, 3, 9, 9], [1, 2, 3, 0, 0]])
     inside, lent = torch.tensor([[0] * 5, [0, 0, 1, 0, 0]]), torch.tensor([[0, 0, 1, 0, 0], [0] * 5])
     assert exchanged(x, inside.float(), donors, lent.float()).tolist() == [[4, 5, 3, 0, 0], [4, 9, 2, 7, 8]]
+
+
+def test_a_word_in_few_texts_of_one_class_is_lent_by_those_that_have_it():
+    """The word 7 is in 6 of 100 texts of class 1; put into one of class 0 it decides."""
+    y = torch.arange(200) % 2
+    x = torch.stack([3 + y, *torch.randint(5, 7, (4, 200), generator=torch.Generator().manual_seed(0))], 1)
+    x[(y == 1).nonzero()[:6, 0], 2] = 7
+
+    class Reads(nn.Module):
+        def forward(self, tokens):
+            score = (tokens[:, 0] == 4).float() * 2 - 1 + 9.0 * (tokens == 7).any(1)
+            return torch.stack([-score, score], 1)
+
+    options = {"explainers": (), "facts": {"padding": 0}, "progress": False}
+    found = assess(Reads(), (x, y), factor="words:ids=[7]", **options)
+    assert found.relies
+    assert found.groups["flipped"][0] == 0
+    both = assess(Reads(), (x, y), factor=["words:ids=[7]", "words:ids=[9]"], **options)
+    assert both.groups["flipped"][0] == 0
+    assert not assess(Reads(), (x, y), factor="words:ids=[5,6]", **options).relies
+
+
+def test_that_a_word_is_missing_is_lent_too():
+    """The word 7 is in every text of class 0 and in 6 of 100 of class 1; where there is none, the model says 1."""
+    y = torch.arange(200) % 2
+    x = torch.randint(5, 7, (200, 5), generator=torch.Generator().manual_seed(0))
+    x[y == 0, 2] = 7
+    x[(y == 1).nonzero()[:6, 0], 2] = 7
+
+    class Reads(nn.Module):
+        def forward(self, tokens):
+            score = 1.0 - 2.0 * (tokens == 7).any(1)
+            return torch.stack([-score, score], 1)
+
+    found = assess(Reads(), (x, y), factor="words:ids=[7]", explainers=(), facts={"padding": 0}, progress=False)
+    assert found.accuracy["kept"] == 0.97
+    assert found.relies
+    assert found.groups["flipped"][0] == 0
