@@ -366,7 +366,7 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
     )
     for point, activation in zip(points, activations, strict=True):
         check_batch_first(call, point, activation)
-    check_parallel([p.name for p in points], activations)
+    check_parallel([p.name for p in points], readings)
     if not call.create_graph:
         activations = tuple(a.detach() for a in activations)
     runs = tuple(len(outputs) for outputs in readings)
