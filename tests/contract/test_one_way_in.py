@@ -115,7 +115,7 @@ def truths():
 @pytest.mark.parametrize("name", ENTRIES)
 def test_the_same_forms_are_right_everywhere(name, truths):
     inputs = [X.double().numpy(), X.tolist(), np.asfortranarray(X.numpy())]
-    labels = [Y.numpy().astype(np.int16), Y.tolist(), pd.Series(Y.numpy()), Y.to(torch.uint8)]
+    labels = [Y.numpy().astype(np.int16), Y.tolist(), pd.DataFrame({"class": Y.numpy()}), Y.to(torch.uint8)]
     masks = [MASK.double().numpy(), MASK > 0, MASK.int().tolist(), MASK.expand(N, 12, 12).numpy() > 0, [MASK] * N]
     masks.append(MASK.repeat_interleave(2, 0).repeat_interleave(2, 1))
     calls = [(x, Y, MASK) for x in inputs] + [(X, y, MASK) for y in labels]

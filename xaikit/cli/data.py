@@ -19,7 +19,7 @@ from xaikit.cli.samples import PictureFiles, Samples
 from xaikit.cli.table_data import TableOptions, TextReader, table_data
 from xaikit.cli.user_imports import load_data_set
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.files import check_is_file
+from xaikit.core.files import check_is_file, similar_paths
 from xaikit.files.arrays import read_npy, read_npz
 from xaikit.files.pictures import PICTURES, Preparation, comparable
 from xaikit.files.tables import TABLES, read_table
@@ -193,7 +193,7 @@ def open_data(
     if path.is_file() or ending in (*PICTURES, ".npy", ".npz", *TABLES):
         check_is_file(path)
     if not path.exists():
-        raise InvalidInputError(f"no such file or folder: {path}")
+        raise InvalidInputError(f"no such file or folder: {path}{similar_paths(path)}")
     raise InvalidInputError(
         f"data is a folder of images, a .npy or .npz, a table ({', '.join(TABLES)}), or module:dataset; got {source!r}"
     )

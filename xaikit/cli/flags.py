@@ -28,10 +28,10 @@ PHRASES: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"resume=True \(--resume\)": "--resume",
     r"pass space=\{setting: [^}]*\}": "name other settings with --vary",
     r"bring them to one size(?!,)": "bring them to one size, images with --size",
-    r"pass masks > (127|0)": r"save as 1 what is > \1",
+    r"pass masks (> 127|> 0|== \d+)": r"save as 1 what is \1",
     r"name its output with head=": "name its output with --head",
     r"\bmask_scope='class'": "mask_scope=class",
-    r"pass (--mask \S+) > (127|0)": r"save as 1 what is > \2",
+    r"pass (--mask \S+) (> 127|> 0|== \d+)": r"save as 1 what is \2",
     r"^targets? (must lie|class|position|index)": r"--target \1",
     r"targets='label' needs data of pairs \(x, label\), got samples without a label": "--target label needs data with "
     "labels: class folders or labels.csv for images, 'y' in a .npz, --labels for a table",

@@ -41,13 +41,14 @@ def class_words(text: str) -> list[str]:
     return names
 
 
-def numbers(text: str, kind: type, option: str) -> list[Any]:
-    """The numbers in a text like "3,1,2"."""
+def numbers(text: str, kind: type, option: str, word: str = "") -> list[Any]:
+    """The numbers in a text like "3,1,2"; `word` is what the option takes besides, for the message."""
     try:
         return [kind(part) for part in text.split(",")] if text else []
     except ValueError:
-        word = "whole numbers" if kind is int else "numbers"
-        raise InvalidInputError(f"{option} takes {word} with commas between, got {text!r}") from None
+        units = "whole numbers" if kind is int else "numbers"
+        besides = f", or {word!r}" if word else ""
+        raise InvalidInputError(f"{option} takes {units} with commas between{besides}, got {text!r}") from None
 
 
 def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Preparation:
@@ -60,7 +61,7 @@ def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Prepa
         raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
     scales = []
     for text, option, imagenet in ((mean, "--mean", IMAGENET[0]), (std, "--std", IMAGENET[1])):
-        scale = imagenet if text == "imagenet" else tuple(numbers(text, float, option))
+        scale = imagenet if text == "imagenet" else tuple(numbers(text, float, option, "imagenet"))
         scales.append(scale or usual.get(option[2:]))
     # A size of the user's own is that of the whole centre square.
     way = {key: usual[key] for key in ("crop", "resampling") if key in usual and (key != "crop" or not size)}

@@ -17,6 +17,7 @@ from xaikit.cli.hugging_face import tokenizer_of
 from xaikit.cli.inputs import read_batch
 from xaikit.cli.table_data import text_ids
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import similar_paths
 from xaikit.files.pictures import PICTURES
 from xaikit.files.tables import TABLES
 
@@ -77,7 +78,7 @@ def read_input(job: Explain, source: str) -> SampleInput:
         return SampleInput(inputs, picture, result_name(path), tokenizer=reader)
     if reader is None:
         hint = "a sentence needs a tokenizer: name the model as hf:FOLDER, or --tokenizer hf:FOLDER"
-        raise InvalidInputError(f"no such file: {source}" + (f"; {hint}" if " " in source else ""))
+        raise InvalidInputError(f"no such file: {source}" + (f"; {hint}" if " " in source else similar_paths(path)))
     job.refuse_preparation(repr(name_of_text(source)))
     ids = text_ids(source, reader, job.length)[None]
     return SampleInput(ids, ids, name_of_text(source), tokenizer=reader)

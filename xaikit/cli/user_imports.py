@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from xaikit.cli.user_code import line_of_user
-from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, UnknownNameError, close_names, near_names
+from xaikit.core.files import similar_paths
 
 
 def imported(name: str, what: str, form: str) -> Any:
@@ -50,7 +51,8 @@ def imported(name: str, what: str, form: str) -> Any:
                     f"{what} needs {err.name!r}, which is not installed: {place.rpartition(', in ')[0]} imports it"
                 ) from None
             where = f"looked in {Path.cwd()} and the installed packages"
-            raise UnknownNameError(f"cannot import {module_name!r} for {what}: {err} ({where})") from None
+            similar = close_names(module_name, [file.stem for file in Path.cwd().glob("*.py")])
+            raise UnknownNameError(f"cannot import {module_name!r} for {what}: {err} ({where}){similar}") from None
     if not hasattr(module, item):
         callables = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
         raise UnknownNameError(f"module {module_name!r} has no {item!r}{near_names(item, callables)}")
@@ -60,7 +62,7 @@ def imported(name: str, what: str, form: str) -> Any:
 def _module_of(path: Path, what: str) -> ModuleType:
     """The module in a file, with the file's own folder among the places that it imports from."""
     if not path.is_file():
-        raise UnknownNameError(f"no such file for {what}: {path}")
+        raise UnknownNameError(f"no such file for {what}: {path}{similar_paths(path)}")
     name = path.stem
     loaded = sys.modules.get(name)
     if loaded is not None and Path(getattr(loaded, "__file__", None) or "").resolve() == path.resolve():

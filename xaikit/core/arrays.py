@@ -14,10 +14,11 @@ NUMBERS = "biuf"  # numpy's kinds: boolean, integer, unsigned, floating point
 
 
 def to_tensor(value: Any, what: str, *, remedy: str = "") -> Tensor:
-    """The numbers as a tensor; a tensor is returned as it is.
+    """The numbers as a tensor; a tensor is returned as it is, if it is dense.
 
     Integers become int64, since torch computes little with the other widths that numpy has; booleans stay booleans,
-    floating-point numbers keep their precision. A DataFrame becomes floating-point, whatever its columns hold.
+    floating-point numbers keep their precision. A DataFrame becomes floating-point, whatever its columns hold. Objects
+    that are all numbers, as in a column of `DataFrame.to_numpy()`, are read as such.
 
     Args:
         value: a tensor, a numpy array of numbers or booleans, a number, a nested list of numbers, arrays or tensors of
@@ -27,12 +28,10 @@ def to_tensor(value: Any, what: str, *, remedy: str = "") -> Tensor:
 
     Raises:
         InvalidTypeError: for strings, dates, objects, complex numbers.
-        InvalidInputError: for a ragged list.
+        InvalidInputError: for a ragged list, and for entries that a masked array of numpy hides.
     """
     if isinstance(value, Tensor):
-        if value.is_complex():
-            raise _complex_error(what, value.dtype)
-        return value
+        return _plain_tensor(value, what)
     if isinstance(value, (list, tuple)) and any(is_array(item) for item in value):
         parts = [to_tensor(item, what, remedy=remedy) for item in value]
         if len({p.shape for p in parts}) > 1:
@@ -41,6 +40,19 @@ def to_tensor(value: Any, what: str, *, remedy: str = "") -> Tensor:
         return torch.stack(parts)
     array = _pandas_array(value, what) if _is_pandas(value) else _plain_array(value, what)
     return _as_tensor(array, value, what, remedy)
+
+
+def _plain_tensor(value: Tensor, what: str) -> Tensor:
+    """The tensor; a sparse one dense, and a type that torch can hardly compute with as int64 or float32."""
+    if value.is_complex():
+        raise _complex_error(what, value.dtype)
+    if value.is_meta:
+        raise InvalidInputError(f"{what} must hold numbers, got a tensor on the device 'meta', which holds none")
+    if value.is_sparse or value.layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc):
+        value = value.to_dense()
+    if value.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return value.long()
+    return value.float() if value.is_floating_point() and value.element_size() == 1 else value
 
 
 def is_array(value: Any) -> bool:
@@ -104,6 +116,9 @@ def _plain_array(value: Any, what: str) -> Any:
 
 
 def _as_tensor(array: Any, value: Any, what: str, remedy: str) -> Tensor:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise InvalidInputError(f"{what} must hold no hidden entries, got a masked array with some; fill or drop them")
+    array = _unboxed(array) if array.dtype.kind == "O" else array
     kind = array.dtype.kind
     if kind == "c":
         raise _complex_error(what, array.dtype)
@@ -118,6 +133,14 @@ def _as_tensor(array: Any, value: Any, what: str, remedy: str) -> Tensor:
         array = array.astype(array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.float64, copy=False)
     array = np.ascontiguousarray(array) if array.ndim else array
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _unboxed(array: Any) -> Any:
+    """An array of objects as one of numbers, if all of them are numbers."""
+    if not all(isinstance(item, (int, float, np.number, np.bool_)) for item in array.flat):
+        return array
+    numbers = np.array(array.tolist())
+    return numbers if numbers.dtype.kind in NUMBERS else array
 
 
 def _description(array: Any, value: Any) -> str:

@@ -242,12 +242,15 @@ def is_whole_batch_target(labels: Any) -> bool:
 def is_batch(data: Any) -> bool:
     """Whether a tuple or list is a batch itself, rather than holding some.
 
-    The second item decides. In a batch it holds the labels, which are numbers; in a list of batches it is a batch.
+    A list of batches begins with a tuple, a list or a dict. A batch may begin so, too; then the second item decides: in
+    a batch it holds the labels, which are numbers; in a list of batches it is a batch.
     """
     if isinstance(data, Batch):
         return True
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         return False
+    if is_array(data[0]):
+        return True
     second = data[1]
     if isinstance(second, (tuple, list)) and any(is_array(item) or isinstance(item, Mapping) for item in second):
         return False

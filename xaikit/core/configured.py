@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names, shown
 from xaikit.core.params import Spec
 from xaikit.core.setting_json import to_json, tuples_for_lists
 from xaikit.core.spec_strings import from_text
@@ -107,7 +107,7 @@ class Configured:
         if unnamed:
             name = type(self).__name__
             raise InvalidTypeError(
-                f"{name} takes its settings by name, got a {type(unnamed[0]).__name__} without one; write "
+                f"{name} takes its settings by name, got {shown(unnamed[0])} without a name; write "
                 f"{name}(setting=value) ({remedy})"
             )
 

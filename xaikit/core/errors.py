@@ -75,6 +75,11 @@ def near_names(name: str, choices: Iterable[str], *, count: int = 3) -> str:
     return f"; known are {', '.join(repr(n) for n in names[:MAX_NAMES_SHOWN])}{more}" if names else ""
 
 
+def close_names(name: str, choices: Iterable[str]) -> str:
+    """The end of an error sentence, ``; did you mean 'x'?``, where a name is close; the others are not listed."""
+    return near_names(name, difflib.get_close_matches(name, sorted(set(choices)), n=3))
+
+
 def shown(value: object) -> str:
     """A value for a message, in one short line: of an array its class and shape.
 

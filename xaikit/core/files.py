@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, close_names
 
 PARTIAL = ".partial"
 
@@ -72,7 +72,19 @@ def check_is_file(path: str | Path) -> None:
             f"{path} is a pipe or a device, and a file is needed; write it to a file, and name that"
         )
     if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+        raise InvalidInputError(f"no such file: {path}{similar_paths(path)}")
+
+
+def similar_paths(path: Path) -> str:
+    """The end of an error sentence: the names beside a missing file or folder that are close to its own, if any.
+
+    Args:
+        path: that does not exist.
+    """
+    try:
+        return close_names(path.name, [p.name for p in path.parent.iterdir() if not p.name.startswith(".")])
+    except OSError:  # no such folder, or one that must not be read
+        return ""
 
 
 @contextlib.contextmanager

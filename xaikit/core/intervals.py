@@ -41,3 +41,22 @@ def paired_interval(first: Tensor, second: Tensor, level: float) -> Interval:
     margin = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(squares - centre * centre * total) / total
     mean = float(differences.mean())
     return Interval(max(-1.0, centre - margin), mean, min(1.0, centre + margin), level, n)
+
+
+def difference_interval(first: Tensor, second: Tensor, level: float) -> Interval:
+    """The difference of two shares of different samples, with the interval of Agresti and Caffo.
+
+    One sample of each outcome is added to both (The American Statistician 54, 2000).
+
+    Args:
+        first: (N,), whether something came about; or its share over several draws. At least one.
+        second: (M,), likewise, of other samples.
+        level: confidence, such as 0.95.
+    """
+    sizes = [len(first) + 2, len(second) + 2]
+    shares = [(float(part.double().sum()) + 1) / size for part, size in zip((first, second), sizes, strict=True)]
+    variance = sum(share * (1 - share) / size for share, size in zip(shares, sizes, strict=True))
+    margin = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(variance)
+    centre = shares[0] - shares[1]
+    mean = float(first.double().mean() - second.double().mean())
+    return Interval(max(-1.0, centre - margin), mean, min(1.0, centre + margin), level, len(first) + len(second))

@@ -27,8 +27,9 @@ def read_labels(labels: Any, n: int, *, what: str = "labels") -> Tensor:
         InvalidTypeError: for strings, objects, booleans.
         InvalidInputError: for one-hot rows, a column (N, 1) of classes, another number of labels, NaN.
     """
-    tensor = to_tensor(labels, what, remedy=REMEDY)
-    if tensor.dtype == torch.bool:
+    tensor = label_values(labels, what)
+    what = f"{what}.to_numpy()" if hasattr(labels, "columns") else what  # in remedies for a DataFrame
+    if tensor.dtype == torch.bool and tensor.shape == (n,):
         raise InvalidTypeError(
             f"{what} must be whole class indices, got booleans; if these are the classes 0 and 1 pass "
             f"{what}.long(), of an array {what}.astype(int)"
@@ -44,6 +45,21 @@ def read_labels(labels: Any, n: int, *, what: str = "labels") -> Tensor:
             f"{_shape_remedy(tensor, n, what)}"
         )
     return tensor if tensor.is_floating_point() else tensor.long()
+
+
+def label_values(labels: Any, what: str = "labels") -> Tensor:
+    """The numbers of labels, of any shape; of a DataFrame with one column those of the column, in its own type.
+
+    Args:
+        labels: as `read_labels` takes them, or any others.
+        what: name of the labels in messages.
+
+    Raises:
+        InvalidTypeError: for strings, objects.
+        InvalidInputError: for a ragged list.
+    """
+    one_column = hasattr(labels, "columns") and labels.shape[1] == 1
+    return to_tensor(labels.iloc[:, 0] if one_column else labels, what, remedy=REMEDY)
 
 
 def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | None = None) -> Tensor:
@@ -71,9 +87,14 @@ def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | 
         low, high = range_of(indices)
         if low < 0 or high >= n_classes:
             outside = (indices < 0) | (indices >= n_classes)
+            remedy = ""
+            if low >= 1 and high == n_classes:
+                remedy = f"; number the classes from 0 on: {what} - 1"
+            elif low < 0:
+                remedy = f"; samples without a label are left out: inputs[{what} >= 0], {what}[{what} >= 0]"
             raise InvalidInputError(
                 f"{what} must lie in 0..{n_classes - 1} for a model with {n_classes} outputs, "
-                f"got {int(indices[outside][0])}"
+                f"got {int(indices[outside][0])}{remedy}"
             )
     return indices
 
@@ -83,7 +104,10 @@ def _float_remedy(what: str, whole: bool) -> str:
     integers = f"; if they are classes, pass {what}.long(), of an array {what}.astype(int)" if whole else ""
     if what == "targets":
         return f"{integers}; for a model with a single output, such as a regression, pass None"
-    return integers or "; numbers are labels of a regression, of a model with a single output"
+    return integers or (
+        "; numbers are labels of a regression, of a model with a single output; to judge one by classes pass for each "
+        f"sample whether it is above a threshold, ({what} > t).long(), and a model that returns its output less t"
+    )
 
 
 def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -128,7 +129,7 @@ def cut_at(
     activations = [
         check_activation(model, point.name, outputs, n) for point, outputs in zip(points, readings, strict=True)
     ]
-    check_parallel([point.name for point in points], activations)
+    check_parallel([point.name for point in points], readings)
     return tuple(a if create_graph else a.detach() for a in activations)
 
 
@@ -240,17 +241,16 @@ def _with_weights_of(model: nn.Module, name: str) -> str | None:
     return next((other for other, module in others if weights & set(module.parameters(recurse=False))), None)
 
 
-def check_parallel(names: Sequence[str], activations: Sequence[Tensor]) -> None:
-    """Several layers are explained together only when none feeds another: substitution would cut the path."""
-    for i, later in enumerate(activations):
-        others = [(n, a) for j, (n, a) in enumerate(zip(names, activations, strict=True)) if j != i and a.requires_grad]
-        if not later.requires_grad or not others:
-            continue
-        seed = torch.ones_like(later)
-        grads = torch.autograd.grad(later, [a for _, a in others], seed, allow_unused=True, retain_graph=True)
-        for (name, _), g in zip(others, grads, strict=True):
-            if g is not None:
-                raise NestedLayersError(f"layer {name!r} feeds layer {names[i]!r}: explain them in separate calls")
+def check_parallel(names: Sequence[str], readings: Sequence[Sequence[Tensor]]) -> None:
+    """Several layers are explained together only when none feeds another: substitution would cut the path.
+
+    Raises:
+        NestedLayersError: naming both.
+    """
+    for i, j in itertools.permutations(range(len(names)), 2):
+        earlier = [output for output in readings[i] if output.requires_grad]
+        if earlier and any(depends_on(later, earlier) for later in readings[j]):
+            raise NestedLayersError(f"layer {names[i]!r} feeds layer {names[j]!r}: explain them in separate calls")
 
 
 def check_runs(points: Sequence[LayerPoint], readings: Sequence[Sequence[Any]]) -> None:

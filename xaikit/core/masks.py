@@ -33,7 +33,7 @@ from xaikit.core.structure import flatten
 from xaikit.core.value_ranges import range_of
 
 WHAT = "masks"
-REMEDY = "; pass 1 inside and 0 outside"
+REMEDY = "; pass 1 inside and 0 outside, of a file what numpy.load or PIL.Image.open reads"
 
 
 def read_masks(masks: Any, inputs: Any, *, what: str = WHAT, labels: Any = None) -> Any:
@@ -99,11 +99,19 @@ def read_mask_values(mask: Any, *, what: str = WHAT) -> Tensor:
     if math.isnan(low):
         raise InvalidInputError(f"{what} must hold values in [0, 1], got NaN")
     if low < 0 or high > 1:
-        pixels = low >= 0 and 1 < high <= 255 and bool((tensor == tensor.round()).all())
-        of_picture = f", as in a picture with 8 bits: pass {what} > 127" if high > 127 else f": pass {what} > 0"
-        remedy = of_picture if pixels else "; scale them, or compare them with a threshold"
+        remedy = _range_remedy(tensor, low, high, what)
         raise InvalidInputError(f"{what} must hold values in [0, 1], got {low:g} to {high:g}{remedy}")
     return tensor
+
+
+def _range_remedy(tensor: Tensor, low: float, high: float, what: str) -> str:
+    if low < 0 or high > 255 or bool((tensor != tensor.round()).any()):
+        return "; scale them, or compare them with a threshold"
+    if high > 127:
+        return f", as in a picture with 8 bits: pass {what} > 127"
+    if low == high or (low == 0 and len(tensor.unique()) == 2):
+        return f": pass {what} > 0"
+    return f", as in a map that numbers regions: pass {what} == {high:g} for one of them"
 
 
 def marked(mask: Tensor) -> Tensor:
@@ -166,6 +174,9 @@ def _read(masks: Any, x: Tensor, what: str, labels: Any) -> Tensor:
         return _of_labels(masks, x, what, labels)
     if isinstance(masks, list) and any(item is None or is_array(item) for item in masks):
         return _of_samples(masks, x, what, len(x), "samples")
+    objects = getattr(getattr(masks, "dtype", None), "kind", "") == "O" and masks.ndim == 1
+    if objects and any(m is None or is_array(m) for m in masks):
+        raise InvalidTypeError(f"{what} of several samples must be a list, got an array of objects; pass list({what})")
     raw = to_tensor(masks, what, remedy=REMEDY)
     refuse_boxes(raw, x, what)
     mask = read_mask_values(raw, what=what)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import pickle
+import random
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +24,12 @@ from xaikit.core import torch_private
 from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import ModelFacts, facts_of
-from xaikit.core.model_writes import same_items
+from xaikit.core.model_writes import WrittenObjects
 from xaikit.core.modes import is_training
+from xaikit.core.object_states import slots_of
 from xaikit.core.process_wide import COMPILED_CODE_OFF, FAST_PATH_OFF
 from xaikit.core.registered_hooks import RegisteredHooks
-from xaikit.core.replica import NotReplicableError, Replica, slots_of
+from xaikit.core.replica import NotReplicableError, Replica
 from xaikit.core.sparse_layouts import same_numbers
 
 Modules = dict[nn.Module, str]
@@ -231,8 +234,15 @@ def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Non
 TRANSFORMERS = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 
+def random_states() -> tuple[Any, ...]:
+    """The states of the random numbers of torch (on the CPU), numpy and Python, to be compared."""
+    return bytes(torch.default_generator.get_state().numpy()), pickle.dumps(np.random.get_state()), random.getstate()
+
+
 def reseed(device: torch.device, seed: int) -> None:
-    """Start torch's random numbers again, on the CPU and on that device, and on no other."""
+    """Start the random numbers of torch (on the CPU and on that device, on no other), numpy and Python again."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -241,16 +251,22 @@ def reseed(device: torch.device, seed: int) -> None:
 
 @contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """While active, the generators of the CPU and of the model's GPU start from the seed; then they are put back."""
+    """While active, the generators of the CPU, of the model's GPU, of numpy and Python start from the seed.
+
+    Then they are put back.
+    """
     generators = [torch.default_generator]
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         generators.append(torch.cuda.default_generators[index])
     states = [generator.get_state() for generator in generators]
+    others = np.random.get_state(), random.getstate()
     try:
         reseed(device, seed)
         yield
     finally:
+        np.random.set_state(others[0])
+        random.setstate(others[1])
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
 
@@ -259,12 +275,7 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
     """Put back the attributes and buffers that a model writes into itself, in place or by assignment."""
     attributes = [(vars(module), dict(vars(module))) for module in modules]
-    containers = {
-        id(value): (value, value.copy())
-        for _, state in attributes
-        for value in state.values()
-        if type(value) in (list, dict, set, OrderedDict)  # hooks stand in the last
-    }
+    values = WrittenObjects(v for _, state in attributes for v in state.values() if type(v) is not Tensor)
     owned = [
         (torch_private.buffers_of(m), name, b)
         for m in modules
@@ -285,14 +296,10 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
             for name in state.keys() - before.keys():
                 del state[name]
             state.update(before)
-        for module, values in slots:
-            for name, value in values.items():
+        for module, of_slots in slots:
+            for name, value in of_slots.items():
                 object.__setattr__(module, name, value)
-        for value, content in containers.values():
-            if same_items(value, content):
-                continue  # another thread that reads it, as the children of a module, must not find it empty
-            value.clear()
-            (value.extend if isinstance(value, list) else value.update)(content)
+        values.put_back()
 
 
 class _TensorAsFound(NamedTuple):

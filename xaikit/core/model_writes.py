@@ -10,36 +10,95 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, MODULE_STATE, PLAIN_TYPES, Replica, holds_state, slots_of
+from xaikit.core.object_states import (
+    KINDS,
+    MAX_ELEMENTS,
+    attributes_of,
+    has_own_kind,
+    holds_attributes,
+    same_state,
+    set_attributes,
+    slots_of,
+)
+from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, MODULE_STATE, PLAIN_TYPES, Replica
 from xaikit.core.sparse_layouts import same_numbers
 from xaikit.core.torch_private import buffers_of, children_of, parameters_of
 
 MAX_DEPTH = 4
-MAX_ELEMENTS = 2**20  # of a tensor that an object holds; larger ones are data, not what a pass writes
 
 DATA: Any = torch.Tensor.data  # the descriptor
 
 
 class WrittenObjects:
-    """The objects on a model's attributes (caches, counters), as they were before a pass.
+    """What values held before a pass: containers, tensors, objects (caches, counters), generators, and all within them.
 
     Args:
-        objects: what the modules hold on to.
+        values: what the modules hold on to.
     """
 
-    def __init__(self, objects: Iterable[Any]) -> None:
-        self._before = [(item, _kept(vars(item), MAX_DEPTH)) for item in objects if holds_state(item)]
+    def __init__(self, values: Iterable[Any]) -> None:
+        self._before: list[tuple[Any, Any, frozenset[type]]] = []
+        self._visited: set[int] = set()
+        for value in values:
+            self._keep(value, MAX_DEPTH, frozenset())
+
+    def _keep(self, value: Any, depth: int, path: frozenset[type]) -> None:
+        """Remember a value; `path` has the classes of the objects that hold it, which are changed if it is."""
+        kind = type(value)
+        if kind in PLAIN_TYPES or depth < 0 or isinstance(value, nn.Module) or id(value) in self._visited:
+            return
+        self._visited.add(id(value))
+        items: Iterable[Any] = ()
+        if isinstance(value, Tensor):
+            if value.numel() <= MAX_ELEMENTS and not isinstance(value, nn.Parameter):
+                self._before.append((value, value.detach().clone(), path))
+        elif isinstance(value, tuple):
+            items = value
+        elif isinstance(value, CONTAINERS):
+            if len(value) <= LARGE_CONTAINER:
+                self._before.append((value, value.copy(), path))
+                items = list(value.values() if isinstance(value, Mapping) else value)
+        elif has_own_kind(value):
+            self._before.append((value, KINDS[kind].read(value), path | {kind}))
+        elif holds_attributes(value):
+            path |= {kind}
+            self._before.append((value, attributes_of(value), path))
+            items = list(attributes_of(value).values())
+        for item in items:
+            self._keep(item, depth - 1, path)
 
     def put_back(self) -> frozenset[type]:
-        """Give the objects what they held before; returns the classes of those that had changed."""
-        changed = set()
-        for item, (state, contents) in self._before:
-            now, contents_changed = vars(item), _restored(contents)
-            if contents_changed or now.keys() != state.keys() or any(now[k] is not v for k, v in state.items()):
-                changed.add(type(item))
-                now.clear()
-                now.update(state)
+        """Give all of them what they held before; returns the classes of the objects that had changed."""
+        changed: set[type] = set()
+        for value, before, path in self._before:
+            if _put_back(value, before):
+                changed |= path
         return frozenset(changed)
+
+
+def _put_back(value: Any, before: Any) -> bool:
+    """Give a value what it held before; whether that had changed."""
+    if isinstance(value, Tensor):
+        changed = not same_numbers(value, before)
+        if changed:
+            with torch.no_grad():
+                value.copy_(before)
+    elif isinstance(value, CONTAINERS):
+        changed = not same_items(value, before)
+        if changed:  # another thread that reads it must not find it empty for nothing
+            value.clear()
+            (value.extend if hasattr(value, "extend") else value.update)(before)
+    elif type(value) in KINDS:
+        kind = KINDS[type(value)]
+        changed = not same_state(kind.read(value), before)
+        if changed:
+            kind.write(value, before)
+    else:
+        now = attributes_of(value)
+        changed = now.keys() != before.keys() or any(now[name] is not item for name, item in before.items())
+        if changed:
+            set_attributes(value, before)
+    return changed
 
 
 class WrittenWeights(TorchFunctionMode):
@@ -82,41 +141,6 @@ def _may_write(func: Any, outputs: Any) -> bool:
     data = getattr(func, "__self__", None) is DATA  # its getter or its setter
     in_place = name.endswith("_") and not name.startswith("_") or name.startswith("__i") or name == "__setitem__"
     return data or in_place or outputs is not None
-
-
-def _kept(state: dict[str, Any], depth: int) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
-    """A dict as it is, and the containers and tensors in it beside copies of them."""
-    contents: list[tuple[Any, Any]] = []
-
-    def keep(value: Any, level: int) -> None:
-        if isinstance(value, Tensor):
-            if value.numel() <= MAX_ELEMENTS and not isinstance(value, nn.Parameter):
-                contents.append((value, value.detach().clone()))
-        elif isinstance(value, CONTAINERS) and level > 0 and len(value) <= LARGE_CONTAINER:
-            contents.append((value, value.copy()))
-            for item in value.values() if isinstance(value, Mapping) else value:
-                if type(item) not in PLAIN_TYPES:
-                    keep(item, level - 1)
-
-    for value in state.values():
-        keep(value, depth)
-    return dict(state), contents
-
-
-def _restored(contents: list[tuple[Any, Any]]) -> bool:
-    """Put containers and tensors back; whether any had changed."""
-    changed = False
-    for value, copy in contents:
-        if isinstance(value, Tensor):
-            if not same_numbers(value, copy):
-                with torch.no_grad():
-                    value.copy_(copy)
-                changed = True
-        elif not same_items(value, copy):
-            value.clear()
-            (value.extend if hasattr(value, "extend") else value.update)(copy)
-            changed = True
-    return changed
 
 
 def same_items(first: Any, second: Any) -> bool:
@@ -208,5 +232,8 @@ def _differs(original: Any, copy: Any, replica: Replica, depth: int) -> bool:  #
             _differs(a, b, replica, depth - 1) for a, b in zip(original, copy, strict=True)
         )
     if type(original) in replica.private_classes:
-        return _differs(vars(original), vars(copy), replica, depth - 1)
+        if type(original) in KINDS:
+            read = KINDS[type(original)].read
+            return not same_state(read(original), read(copy))
+        return _differs(attributes_of(original), attributes_of(copy), replica, depth - 1)
     return False  # a method, a partial: made anew for the copy

@@ -217,7 +217,7 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
 
     objects, weights = WrittenObjects(replica.holders if replica is not None else ()), WrittenWeights()
     handle = register_module_forward_pre_hook(note) if replica is not None else None
-    before = torch.default_generator.get_state()
+    before = model_state.random_states()
     loaded = torch_private.compiler_is_loaded()
     try:
         with torch.no_grad(), FunctionLog(facts), weights:
@@ -238,7 +238,7 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         private_classes, written_weights = objects.put_back(), weights.put_back(replica, running.modules)
     if torch_private.compiler_is_loaded() is not loaded:  # what it compiled in this pass was not watched
         raise _StartAgainError(in_place=replica is None)
-    facts.draws = not torch.equal(before, torch.default_generator.get_state())
+    facts.draws = before != model_state.random_states()
     if strays or (replica is not None and replica.is_reached_past()):
         raise _StartAgainError(in_place=True)
     if private_classes:
@@ -366,7 +366,7 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
     )
     for point, activation in zip(points, activations, strict=True):
         check_batch_first(call, point, activation)
-    check_parallel([p.name for p in points], activations)
+    check_parallel([p.name for p in points], readings)
     if not call.create_graph:
         activations = tuple(a.detach() for a in activations)
     runs = tuple(len(outputs) for outputs in readings)

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, PLAIN_TYPES, holds_state
+from xaikit.core.object_states import KINDS, attributes_of, empty_object, has_own_kind, holds_attributes, set_attributes
+from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, PLAIN_TYPES
 
 MAX_DEPTH = 5
 
@@ -40,9 +41,11 @@ def _copied(value: Any, copies: dict[int, Any], depth: int) -> Any:
             new = kind(*items) if hasattr(value, "_fields") else kind(items)
     elif isinstance(value, (*CONTAINERS, MutableMapping)):
         new = _container(value, copies, depth)
-    elif holds_state(value):
-        new = copies[id(value)] = object.__new__(kind)
-        vars(new).update({name: _copied(item, copies, depth - 1) for name, item in vars(value).items()})
+    elif has_own_kind(value):
+        new = KINDS[kind].copy(value)
+    elif holds_attributes(value):
+        new = copies[id(value)] = empty_object(kind)
+        set_attributes(new, {name: _copied(item, copies, depth - 1) for name, item in attributes_of(value).items()})
     copies[id(value)] = new
     return new
 

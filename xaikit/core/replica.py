@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dis
 import functools
 import types
 import weakref
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from xaikit.core.earlier_statistics import earlier_statistics
 from xaikit.core.errors import InvalidInputError, XaikitError
+from xaikit.core.object_states import KINDS, attributes_of, empty_object, set_attributes, slot_names, slots_of
 from xaikit.core.registered_hooks import HOOKS, RegisteredHooks
 from xaikit.core.torch_private import DisableTorchFunction, buffers_of, children_of, parameters_of
 
@@ -133,7 +135,7 @@ class Replica:
 
     def _slots_of_kind(self, kind: type) -> tuple[str, ...]:
         if kind not in self._slots:
-            self._slots[kind] = _slot_names(kind)
+            self._slots[kind] = slot_names(kind)
         return self._slots[kind]
 
     def _buffers(self, module: nn.Module) -> dict[str, Tensor | None]:
@@ -203,9 +205,12 @@ class Replica:
         return value
 
     def _object(self, value: Any) -> Any:
-        if id(value) not in self._containers:
-            self._containers[id(value)] = copy = _new(type(value))
-            vars(copy).update({name: self._private(item) for name, item in list(vars(value).items())})
+        kind = type(value)
+        if kind in KINDS and id(value) not in self._containers:
+            self._containers[id(value)] = KINDS[kind].copy(value)
+        elif id(value) not in self._containers:
+            self._containers[id(value)] = copy = empty_object(kind)
+            set_attributes(copy, {name: self._private(item) for name, item in attributes_of(value).items()})
         return self._containers[id(value)]
 
     @contextlib.contextmanager
@@ -324,7 +329,7 @@ def _references(value: Any) -> list[Any]:  # noqa: PLR0911
     """The objects that a function, a method, a partial, a weak reference, a container or an object refers to."""
     if isinstance(value, types.FunctionType):
         cells = [c.cell_contents for c in value.__closure__ or () if _is_filled(c)]
-        used = [value.__globals__[n] for n in value.__code__.co_names if n in value.__globals__]
+        used = [value.__globals__[n] for n in _global_names(value.__code__) if n in value.__globals__]
         globals_ = [v for v in used if isinstance(v, (nn.Module, *CONTAINERS, tuple))]
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *globals_]
     if isinstance(value, types.MethodType):
@@ -337,7 +342,14 @@ def _references(value: Any) -> list[Any]:  # noqa: PLR0911
         return list(value.values()) if len(value) <= LARGE_CONTAINER else []
     if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         return list(value) if len(value) <= LARGE_CONTAINER else []
-    return list(vars(value).values()) if hasattr(value, "__dict__") and not isinstance(value, type) else []
+    return [] if isinstance(value, type) else list(attributes_of(value).values())
+
+
+@functools.lru_cache(maxsize=4096)
+def _global_names(code: types.CodeType) -> frozenset[str]:
+    """The globals that a function reads, also in functions inside it; `co_names` has the names of attributes, too."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return frozenset(names).union(*(_global_names(c) for c in code.co_consts if isinstance(c, types.CodeType)))
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -352,35 +364,11 @@ def _same_kind(like: Any, content: dict[str, Any]) -> Any:
     return content if type(like) is dict else type(like)(content)
 
 
-def slots_of(module: nn.Module) -> dict[str, Any]:
-    """The attributes that a class keeps in `__slots__`, outside the dict of a module."""
-    kind: Any = type(module)
-    names = _slot_names(kind)
-    return {name: getattr(module, name) for name in names if hasattr(module, name)} if names else {}
-
-
-def _slot_names(kind: type) -> tuple[str, ...]:
-    slots = [c.__dict__["__slots__"] for c in kind.__mro__ if "__slots__" in c.__dict__]
-    listed = [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
-    return tuple(name for name in listed if name not in ("__dict__", "__weakref__"))
-
-
-def holds_state(value: Any) -> bool:
-    """Whether a value is an object with attributes, of a class that is written in Python."""
-    kind: Any = type(value)
-    plain = (types.FunctionType, types.MethodType, functools.partial, nn.Module, Tensor, type)
-    return not isinstance(value, plain) and hasattr(value, "__dict__") and kind.__new__ is object.__new__
-
-
-def _new(kind: type) -> Any:
-    return object.__new__(kind)
-
-
 def _empty_copy(module: nn.Module) -> nn.Module:
     if isinstance(module, torch.jit.ScriptModule):
         raise NotReplicableError("a scripted module cannot be copied")
     try:
-        copy: nn.Module = _new(type(module))
+        copy: nn.Module = object.__new__(type(module))
     except TypeError as err:
         raise NotReplicableError(f"a {type(module).__name__} cannot be copied: {err}") from err
     return copy

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, XaikitError
-from xaikit.core.labels import REMEDY, read_classes
+from xaikit.core.labels import label_values, read_classes
 from xaikit.core.registries import TARGETS
 from xaikit.core.structure import split_rows
 from xaikit.core.target_rows import Rows, pick_head
@@ -159,7 +159,7 @@ def _of_object(target: Any, n: int, device: torch.device) -> CallTarget:
 
 
 def _classes(targets: Any, n: int, device: torch.device) -> Tensor:
-    raw = to_tensor(targets, "targets", remedy=REMEDY)
+    raw = label_values(targets, "targets")
     if raw.ndim == 0:
         raw = raw.expand(n)
     return read_classes(raw, n, what="targets").to(device)

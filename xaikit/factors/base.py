@@ -64,6 +64,15 @@ class Factor(Configured, abc.ABC):
         """Whether only masks say where it lies in each sample."""
         return False
 
+    def shows(self, x: Tensor, facts: DataFacts) -> Tensor:  # noqa: ARG002
+        """Which samples have something of this factor to lend, bool (N,): all, but for what only some hold, as words.
+
+        Args:
+            x: samples of this factor's kind.
+            facts: what is known of them.
+        """
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+
     def applies(self, x: Tensor, facts: DataFacts) -> bool:  # noqa: ARG002
         """Whether such data can have this factor, as only images of three channels have a hue.
 

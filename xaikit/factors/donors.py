@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from xaikit.core.structure import flatten
 from xaikit.factors.exchange import mask_like
 
 MOST_DONORS = 512  # for all classes together
+T = TypeVar("T")
 
 
 class Donors(NamedTuple):
@@ -29,8 +30,74 @@ class Donors(NamedTuple):
     masks: Tensor | None
 
 
+def shares_lent(shares: Mapping[int, float]) -> dict[int, float]:
+    """How often the lenders of each class show something, from how often its samples do.
+
+    Of what is rare in all classes the one that shows it most does in half of its lenders, the others in proportion. So
+    it is lent often enough to be seen, and tells of the class what it told.
+
+    Args:
+        shares: by class, of the samples that show it.
+    """
+    most = max(shares.values(), default=1.0)
+    scale = 0.5 / most if 0 < most < 0.5 else 1.0
+    return {label: share * scale for label, share in shares.items()}
+
+
+def number_without(showing: int, share: float) -> int:
+    """How many samples without it lend beside those with it, so that these have their share.
+
+    Args:
+        showing: how many show it and lend.
+        share: of the lenders.
+    """
+    return round(showing * (1 - share) / share) if showing and share else 10**9
+
+
+def balanced(
+    showing: Mapping[int, list[T]], others: Mapping[int, list[T]], counts: Mapping[int, list[int]], most: int
+) -> dict[int, list[T]]:
+    """By class the samples that lend, in the shares of `shares_lent`.
+
+    Args:
+        showing: by class, samples that show it, at most `most`.
+        others: by class, samples that do not, likewise.
+        counts: by class, how many samples were read, and how many of them show it.
+        most: of a class.
+    """
+    chosen = {}
+    for label, share in shares_lent({label: shows / n for label, (n, shows) in counts.items()}).items():
+        with_it = showing.get(label, [])[: max(1, round(most * share))]
+        without = others.get(label, [])[: min(most - len(with_it), number_without(len(with_it), share))]
+        chosen[label] = [*with_it, *without]
+    return dict(sorted(chosen.items()))
+
+
+def count(counts: dict[int, list[int]], labels: Tensor, shows: list[bool]) -> None:
+    """Add a batch to the counts that `balanced` takes.
+
+    Args:
+        counts: by class, how many samples were read, and how many of them show it.
+        labels: classes, (N,).
+        shows: whether each sample shows it.
+    """
+    for label, is_shown in zip(labels.tolist(), shows, strict=True):
+        of_class = counts.setdefault(label, [0, 0])
+        of_class[0] += 1
+        of_class[1] += is_shown
+
+
+class _Row(NamedTuple):
+    """A sample, its mask, its class and its number in the data."""
+
+    tensors: tuple[Tensor, ...]
+    mask: Tensor | None
+    label: int
+    number: int
+
+
 class DonorPool:
-    """The first samples of each class, on the CPU.
+    """The first samples of each class, on the CPU; those that show what masks mark in the shares of `shares_lent`.
 
     Args:
         batches: (inputs, labels, masks) of the data, which are read until every one of `classes` has enough.
@@ -40,30 +107,34 @@ class DonorPool:
 
     def __init__(self, batches: Iterable[Batch], classes: int, most: int = MOST_DONORS) -> None:
         quota = max(1, most // max(1, classes))
-        rows: list[tuple[Tensor, ...]] = []
-        masks: list[Tensor | None] = []
-        labels: list[int] = []
-        numbers: list[int] = []
+        showing: dict[int, list[_Row]] = {}  # by class, samples that show what the masks mark, if there are masks
+        others: dict[int, list[_Row]] = {}
+        counts: dict[int, list[int]] = {}
         begin = 0
         for batch in batches:
             x, y, mask = batch[:3]
             tensors, self._rebuild = flatten(x)
             inside = None if mask is None else mask_like(mask, tensors[0])
+            shows = [True] * len(y) if inside is None else (inside != 0).flatten(1).any(1).tolist()
+            count(counts, y, shows)
             for row, label in enumerate(y.tolist()):
-                if labels.count(label) < quota:
-                    rows.append(tuple(t[row].detach().cpu().clone() for t in tensors))
-                    masks.append(None if inside is None else inside[row].detach().cpu().clone())
-                    labels.append(label)
-                    numbers.append(begin + row)
+                rows = (showing if shows[row] else others).setdefault(label, [])
+                if len(rows) < quota:
+                    parts = tuple(t[row].detach().cpu().clone() for t in tensors)
+                    rows.append(
+                        _Row(parts, None if inside is None else inside[row].detach().cpu().clone(), label, begin + row)
+                    )
             begin += len(y)
-            if all(labels.count(label) == quota for label in range(classes)):
+            if len(showing) == classes and all(len(rows) == quota for rows in showing.values()):
                 break
-        self.tensors = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-        self.labels = torch.tensor(labels, device="cpu")
-        self.numbers = torch.tensor(numbers, device="cpu")
-        has_masks = [m for m in masks if m is not None]
-        self.masks = torch.stack(has_masks) if len(has_masks) == len(rows) else None
-        self.classes = sorted(set(labels))
+        lenders = balanced(showing, others, counts, quota)
+        chosen = sorted((row for of_class in lenders.values() for row in of_class), key=lambda row: row.number)
+        self.tensors = tuple(torch.stack(parts) for parts in zip(*(row.tensors for row in chosen), strict=True))
+        self.labels = torch.tensor([row.label for row in chosen], device="cpu")
+        self.numbers = torch.tensor([row.number for row in chosen], device="cpu")
+        masks = [row.mask for row in chosen if row.mask is not None]
+        self.masks = torch.stack(masks) if len(masks) == len(chosen) else None
+        self.classes = sorted({row.label for row in chosen})
 
     def take(self, rows: Tensor, device: torch.device) -> Donors:
         """Some of the samples.

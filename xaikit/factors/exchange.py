@@ -126,23 +126,69 @@ def exchanged(x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> T
 
     A region that lies elsewhere in the donor is moved to the sample's mask. One of another shape, such as a line of
     another direction, has no counterparts; it lends its mean instead: in each channel the difference between its mean
-    and that of the sample's region is added. Of tokens (N, T), the masked ones become
-    those that the donor has in its own mask, in order, repeated where these are fewer; where the donor has none, they
-    stay. Where the donor's region has a gap, as a ground has where the object stands, its own pixels from the mirrored
-    place fill it.
+    and that of the sample's region is added. Where the donor's region has a gap, as a ground has where the object
+    stands, its own pixels from the mirrored place fill it.
+
+    Whether a sample has such a region is exchanged, too: where the donor alone has one, it is put where it lies in the
+    donor; where the sample alone has one, there comes what the donor has at this place. Tokens: see `exchanged_tokens`.
 
     Args:
         x: (N, ...).
-        mask: of x, of its shape.
+        mask: of x, of its shape; empty where a sample has no such region.
         donors: like x, the samples whose regions are taken.
         donor_masks: the masks of these.
     """
+    if is_text(x):
+        return exchanged_tokens(x, mask > 0.5, donors, donor_masks > 0.5, _between_runs(x), _between_runs(donors))
+    has = (mask != 0).flatten(1).any(1).view(-1, *[1] * (x.ndim - 1))
+    mask = torch.where(has, mask, donor_masks)
     if x.is_floating_point():
         return x + mask * (_lent(x, mask, donors, donor_masks) - x)
-    if not is_text(x):
-        return torch.where(mask > 0.5, donors, x)
-    inside, offered = mask > 0.5, donor_masks > 0.5
-    number = offered.sum(1, keepdim=True)
-    tokens = donors.gather(1, offered.int().argsort(dim=1, descending=True, stable=True))  # the masked ones first
+    return torch.where(mask > 0.5, donors, x)
+
+
+def exchanged_tokens(  # noqa: PLR0913
+    x: Tensor, inside: Tensor, donors: Tensor, offered: Tensor, ordinary: Tensor, donor_ordinary: Tensor
+) -> Tensor:
+    """Texts with some tokens taken from others.
+
+    Where both texts have some, those of the sample become those of the donor, in order, repeated where these are fewer.
+    Where the donor has none, they become what the donor has at the same part of its length. Where only the donor has
+    some, they are put there in place of what stands there. So no text becomes longer.
+
+    Args:
+        x: ids (N, T).
+        inside: the tokens that are meant, bool (N, T).
+        donors: like x.
+        offered: those of the donors that are meant, bool (N, T).
+        ordinary: tokens of x that are no padding, bool (N, T).
+        donor_ordinary: likewise of the donors.
+    """
+    has, number = inside.any(1, keepdim=True), offered.sum(1, keepdim=True)
+    tokens = donors.gather(1, offered.int().argsort(dim=1, descending=True, stable=True))  # the offered ones first
     turn = (inside.cumsum(1) - 1).clamp_min(0) % number.clamp_min(1)
-    return torch.where(inside & (number > 0), tokens.gather(1, turn), x)
+    changed = torch.where(inside & (number > 0), tokens.gather(1, turn), x)
+    positions = _counterparts(ordinary, donor_ordinary)
+    changed = torch.where(inside & (number == 0), donors.gather(1, positions), changed)
+    # What is not put anywhere goes into a column that is cut off.
+    places = torch.where(offered & ~has, _counterparts(donor_ordinary, ordinary), x.shape[1])
+    return torch.cat([changed, changed[:, :1]], 1).scatter(1, places, donors)[:, :-1]
+
+
+def _counterparts(ordinary: Tensor, other: Tensor) -> Tensor:
+    """For each position of a text the position of the other one at the same part of its length, (N, T)."""
+    order = (~other).int().argsort(dim=1, stable=True)  # the ordinary positions of the other text first
+    last, other_last = (o.sum(1, keepdim=True) - 1 for o in (ordinary, other))
+    rank = (ordinary.cumsum(1) - 1).clamp_min(0)
+    target = (rank * other_last.clamp_min(0) / last.clamp_min(1)).round().long()
+    return order.gather(1, target)
+
+
+def _between_runs(tokens: Tensor) -> Tensor:
+    """Which tokens are no padding, as far as a text itself tells: not in a run of one token at its end or beginning."""
+    runs = []
+    for text in (tokens, tokens.flip(1)):
+        run = (text == text[:, :1]).int().cumprod(1).bool()
+        runs.append(run & (run.sum(1, keepdim=True) > 1))
+    padding = runs[0] | runs[1].flip(1)
+    return ~padding | padding.all(1, keepdim=True)

@@ -34,7 +34,8 @@ class MaskedRegion(Factor):
     """The region that a mask marks.
 
     Without a mask of its own it takes those of the data, one for each sample; a region that lies elsewhere in the donor
-    is moved to the sample's mask.
+    is moved to the sample's mask. Whether a sample has one is exchanged, too: one that has an empty mask gets the
+    donor's region where it lies in the donor.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = KINDS

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from xaikit.core.arrays import is_array
@@ -17,6 +20,8 @@ from xaikit.core.spec_strings import nested, parts_between_commas
 from xaikit.factors.base import ExchangeContext, Factor
 from xaikit.factors.facts import KINDS, DataFacts
 from xaikit.factors.regions import MaskedRegion
+
+MASK_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".npy", ".npz", ".pt", ".pth", ".csv")
 
 
 def factors_setting(value: Any, where: str) -> tuple[Factor, ...]:
@@ -87,6 +92,15 @@ class Together(Factor):
             raise InvalidInputError(f"factors that are exchanged together must be of one input, got {self.title}")
         return places.pop()
 
+    def shows(self, x: Tensor, facts: DataFacts) -> Tensor:
+        """Which samples have something of one of these factors, bool (N,).
+
+        Args:
+            x: samples of their kind.
+            facts: what is known of the data.
+        """
+        return torch.stack([factor.shows(x, facts) for factor in self.factors]).any(0)
+
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
         for factor in self.factors:
             x = factor._exchange(x, donors, context)
@@ -121,5 +135,21 @@ def is_factor(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """An array of names as a list of them."""
+    """An array of names as a list of them.
+
+    Raises:
+        InvalidInputError: for the name of a file.
+    """
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and _names_a_file(value)):
+        name = os.fspath(value)
+        raise InvalidInputError(
+            f"a mask is passed as numbers, and {name!r} names a file; read it first, such as "
+            f"numpy.asarray(PIL.Image.open({name!r})) > 0, or numpy.load; on the command line --mask {name}"
+        )
     return value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "UO" else value
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a text looks like the name of a file or a folder, and not like the spec of a factor."""
+    name = text.partition(":")[0]
+    return name not in FACTORS and (text.endswith(("/", os.sep)) or PurePath(text).suffix.lower() in MASK_FILES)

@@ -14,7 +14,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameE
 from xaikit.core.params import Categorical, Int
 from xaikit.core.registries import FACTORS
 from xaikit.factors.base import ExchangeContext, Factor
-from xaikit.factors.exchange import exchanged
+from xaikit.factors.exchange import exchanged_tokens
 from xaikit.factors.facts import TEXT, DataFacts
 
 MARKS = ("##", "Ġ", "▁")  # what tokenizers write before the inside or the beginning of a word
@@ -34,10 +34,7 @@ def names_setting(value: Any, where: str) -> tuple[str, ...]:
 class TokenFactor(Factor):
     """Some tokens of texts.
 
-    Whether a text has them, and which, is what is exchanged. Where both texts have some, those of the sample become
-    those of the donor, in order, repeated where these are fewer. Where the donor has none, they become what the donor
-    has at the same part of its length. Where only the donor has some, they are put there in place of what stands there.
-    Padding and special tokens stay, so no text becomes longer.
+    Whether a text has them, and which, is what is exchanged: see `exchanged_tokens`. Padding and special tokens stay.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (TEXT,)
@@ -51,28 +48,21 @@ class TokenFactor(Factor):
             facts: what is known of the data.
         """
 
+    def shows(self, x: Tensor, facts: DataFacts) -> Tensor:
+        """Which texts have some of these tokens, bool (N,).
+
+        Args:
+            x: ids (N, T).
+            facts: what is known of the data.
+        """
+        return (self.marked(x, facts) & facts.ordinary(x)).any(1)
+
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
         facts = context.facts
         ordinary, donor_ordinary = facts.ordinary(x), facts.ordinary(donors)
         inside = self.marked(x, facts) & ordinary
         offered = self.marked(donors, facts) & donor_ordinary
-        has, lends = inside.any(1, keepdim=True), offered.any(1, keepdim=True)
-        changed = exchanged(x, inside.float(), donors, offered.float())
-        positions = _counterparts(ordinary, donor_ordinary)
-        changed = torch.where(inside & ~lends, donors.gather(1, positions), changed)
-        places = _counterparts(donor_ordinary, ordinary)
-        # What is not put anywhere goes into a column that is cut off.
-        places = torch.where(offered & ~has, places, x.shape[1])
-        return torch.cat([changed, changed[:, :1]], 1).scatter(1, places, donors)[:, :-1]
-
-
-def _counterparts(ordinary: Tensor, other: Tensor) -> Tensor:
-    """For each position of a text the position of the other one at the same part of its length, (N, T)."""
-    order = (~other).int().argsort(dim=1, stable=True)  # the ordinary positions of the other text first
-    last, other_last = (o.sum(1, keepdim=True) - 1 for o in (ordinary, other))
-    rank = (ordinary.cumsum(1) - 1).clamp_min(0)
-    target = (rank * other_last.clamp_min(0) / last.clamp_min(1)).round().long()
-    return order.gather(1, target)
+        return exchanged_tokens(x, inside, donors, offered, ordinary, donor_ordinary)
 
 
 @FACTORS.register("words")

@@ -51,7 +51,9 @@ def read_npz(path: Path, option: str = "") -> dict[str, NDArray[Any]]:
 
 def _numbers(array: Any, path: Path, option: str) -> NDArray[Any]:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise InvalidInputError(f"{_named(path, option)} must hold numbers, got {getattr(array, 'dtype', type(array))}")
+        strings = getattr(array, "dtype", None) is not None and array.dtype.kind in "US"
+        content = "strings, as results of xaikit do" if strings else getattr(array, "dtype", type(array))
+        raise InvalidInputError(f"{_named(path, option)} must hold numbers alone, it holds {content}")
     return array
 
 

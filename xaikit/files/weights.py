@@ -50,7 +50,10 @@ def read_weights(path: Path) -> dict[str, Any]:
                 f"{path} holds a TorchScript model, and weights are needed; save the state_dict() of the model that it "
                 "was made from with torch.save"
             ) from None
-        raise InvalidInputError(f"{path} is not a file of weights ({' '.join(str(err).split())[:120]})") from None
+        raise InvalidInputError(
+            f"{path} is not a file of weights ({' '.join(str(err).split())[:120]}); save model.state_dict() with "
+            "torch.save"
+        ) from None
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -2,7 +2,8 @@
 
 from xaikit.core.boxes import boxes_to_masks
 from xaikit.core.mask_shapes import fit_masks
-from xaikit.mitigation.assess import Assessment, assess
+from xaikit.mitigation.assess import assess
+from xaikit.mitigation.assessment import Assessment
 from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.base import Loss, Mitigator
 from xaikit.mitigation.cdep import CDEP

@@ -12,17 +12,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.core import EXPLAINERS, Explainer, Int
-from xaikit.core.batch import count_batches
+from xaikit.core.batch import Batch, count_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
-from xaikit.core.pandas_import import import_pandas
-from xaikit.core.percentages import percent
 from xaikit.core.renames import renamed_arguments
-from xaikit.core.results import Interval, Real, Result
 from xaikit.core.structure import by_row, flatten
 from xaikit.factors import Factor, MaskedRegion, read_factor
 from xaikit.factors.facts import known_facts
-from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Exchange, Flip, Variant, decoys
+from xaikit.mitigation.assessment import Assessment
+from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Exchange, Exchanges, Flip, Variant, decoys
 from xaikit.mitigation.evaluation import (
     by_group,
     check_all_used,
@@ -32,143 +30,7 @@ from xaikit.mitigation.evaluation import (
 )
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating, is_single, logits_of
 from xaikit.mitigation.penalties import check_labels
-from xaikit.mitigation.reliance import RELIES, RelianceTally, by_class, doubt_of_few, is_reliance
-from xaikit.mitigation.tables import aligned
-
-UNKNOWN = "whether it relies on the shortcut is unknown: nothing was exchanged"
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Assessment(Result):
-    """The result of `assess`; all values are fractions.
-
-    Attributes:
-        accuracy: over all samples, for each variant of the shortcut: "kept", "randomised", "flipped", "removed".
-        groups: the same in each group.
-        changed: the share of samples whose predicted class differs from that with the shortcut kept, by variant.
-        mass: the share of sum |attribution| that lies in the mask, by explainer; mean over the samples with a mask.
-        area: the share of the features that lie in the mask, over the same samples. Relevance that is spread evenly has
-            this mass.
-        samples: how many there were.
-        seed: of what was random: the donors and the explainers.
-        reliance: the share of predictions that change by the exchange with a sample of another class, less the share
-            that change by the exchange with one of the same class; None where no donors lent the shortcut, as with a
-            decoy. Where only one class shows the shortcut, for donors of that class alone; where one class relies most
-            on it, for the samples of that class.
-        changed_by_class: as `changed`, the mean over the classes, so that a rare one counts as much as any.
-    """
-
-    accuracy: dict[str, Real]
-    groups: dict[str, dict[Any, Real]]
-    changed: dict[str, Real]
-    mass: dict[str, Real]
-    area: Real | None
-    samples: int
-    seed: int | None = None
-    reliance: Interval | None = None
-    changed_by_class: dict[str, Real] = dataclasses.field(default_factory=dict)
-
-    @property
-    def worst(self) -> dict[str, float]:
-        """Accuracy in the worst group, for each variant of the shortcut."""
-        return {name: min(groups.values()) for name, groups in self.groups.items()}
-
-    @property
-    def exchange(self) -> str | None:
-        """What `verdict` goes by: "flipped", or without that the change that moves most predictions; None for none."""
-        exchanges = [name for name in self.changed if name not in (KEPT, REMOVED)] or list(self.changed)
-        if not exchanges:
-            return None
-        return FLIPPED if FLIPPED in exchanges else max(exchanges, key=lambda n: self.changed[n])
-
-    @property
-    def relies(self) -> bool:
-        """Whether the model relies on the shortcut: more than a tenth of the predictions change by the exchange.
-
-        It is a tenth of all samples, or where that is more the mean over the classes: of a rare one, such as the ill
-        among the healthy, all predictions may change without being a tenth of all.
-        Predictions of a weak model, or of one that any disturbance confuses, change by every exchange. A shortcut
-        says the same in samples of one class. So the exchange with samples of the same class is a measure of the
-        rest: `reliance`, what remains without it, must be above a tenth, too, and its interval above 0.
-
-        Raises:
-            InvalidInputError: where nothing was exchanged.
-        """
-        if self.exchange is None:
-            raise InvalidInputError(
-                f"{UNKNOWN}; assess needs samples of two classes, and a factor, a decoy, or a masked region that is "
-                "neither empty nor the same in all of them"
-            )
-        return self._moved > RELIES and (self.reliance is None or is_reliance(self.reliance))
-
-    @property
-    def _moved(self) -> float:
-        """The share of predictions that change by the exchange, over all samples or the classes, whichever is more."""
-        assert self.exchange is not None
-        return max(self.changed[self.exchange], self.changed_by_class.get(self.exchange, 0.0))
-
-    @property
-    def verdict(self) -> str:
-        """One sentence: whether the model relies on the shortcut, and how right it is when that is exchanged."""
-        name = self.exchange
-        if name is None:
-            return UNKNOWN
-        opening = "still relies on it" if self.relies else "does not rely on it"
-        equally = f" ({percent(self._moved)} with every class counted equally)" if self.changed[name] <= RELIES else ""
-        text = (
-            f"{opening}: {percent(self.changed[name])} of predictions change when it is exchanged"
-            f"{equally if self._moved > RELIES else ''}; accuracy on exchanged data {percent(self.accuracy[name])}"
-        )
-        if not self.relies and self._moved > RELIES and self.reliance is not None:
-            beyond = percent(max(0.0, self.reliance.mean))
-            text += f"; about as many change by an exchange within a class ({beyond} fewer), which tells nothing"
-            text += f"; {self.samples} samples are too few to tell more" if self.reliance.mean > RELIES else ""
-        elif not self.relies:
-            text += doubt_of_few(self.samples)
-        return text
-
-    def row(self, *, groups: bool = False) -> dict[str, float]:
-        """All measures in one line: accuracy, worst group, changed, reliance, mass, by names such as ``worst flipped``.
-
-        Args:
-            groups: also the accuracy in each group, by names such as ``benign flipped``.
-        """
-        by_group = {f"{g} {name}": v for name, values in self.groups.items() for g, v in values.items()}
-        return {
-            **(by_group if groups else {}),
-            **{f"accuracy {name}": value for name, value in self.accuracy.items()},
-            **{f"worst {name}": value for name, value in self.worst.items()},
-            **{f"changed {name}": value for name, value in self.changed.items()},
-            **({} if self.reliance is None else {"reliance": max(0.0, self.reliance.mean)}),
-            **{f"mass {name}": value for name, value in self.mass.items()},
-        }
-
-    def to_pandas(self) -> Any:
-        """One row for each variant of the shortcut: accuracy, worst group, changed, and each group.
-
-        Raises:
-            MissingDependencyError: where pandas is absent.
-        """
-        pd = import_pandas()
-        worst = self.worst
-        rows = {
-            name: {"accuracy": value, "worst": worst[name], "changed": self.changed.get(name, 0.0), **self.groups[name]}
-            for name, value in self.accuracy.items()
-        }
-        return pd.DataFrame.from_dict(rows, orient="index")
-
-    def __repr__(self) -> str:
-        lines = [["shortcut", "accuracy", "worst group", "changed"]]
-        for name, value in self.accuracy.items():
-            groups = self.groups[name]
-            worst = min(groups, key=lambda group: groups[group])
-            changed = percent(self.changed[name]) if name in self.changed else ""
-            lines.append([name, percent(value), f"{percent(groups[worst])} ({worst})", changed])
-        text = [f"Assessment of {self.samples} samples", self.verdict, *aligned(lines)]
-        if self.mass:
-            shares = ", ".join(f"{name} {percent(value)}" for name, value in self.mass.items())
-            text.append(f"relevance in the mask, {percent(self.area or 0.0)} of the features: {shares}")
-        return "\n".join(text)
+from xaikit.mitigation.reliance import RelianceTally, by_class
 
 
 @renamed_arguments(masks="shortcut_masks")
@@ -244,6 +106,11 @@ def assess(  # noqa: PLR0913
     chosen = _by_name(explainers, model, head)
     tally, facts = _Tally(groups), known_facts(facts, data, model)
     maker, single = None, False
+
+    def predict(batch: Batch) -> Tensor:
+        with evaluating(model) as device:
+            return class_logits(model, batch.to(device).inputs, head).argmax(1).cpu()
+
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
         for batch in class_batches(model, data, shortcut_masks):
             with evaluating(model) as device:
@@ -254,7 +121,7 @@ def assess(  # noqa: PLR0913
                     check_rows(model, moved, logits, head)
                     check_labels(y, logits)
                     samples = partial(class_batches, model, data, shortcut_masks)
-                    maker = decoys(decoy, logits.shape[1], seed, samples, factor, facts)
+                    maker = decoys(decoy, logits.shape[1], seed, samples, factor, facts, predict=predict)
                 tally.begin(x, y)
                 for name, changed in maker.variants(x, y, mask):
                     tally.note_change(name, x, changed)
@@ -263,8 +130,7 @@ def assess(  # noqa: PLR0913
             if mask is not None:
                 tally.weigh(chosen, x, None if single else y, mask, seed)
             bar.update()
-    labels = {} if maker is None else maker.donor_labels
-    return dataclasses.replace(tally.result(labels), seed=seed)
+    return dataclasses.replace(tally.result(maker), seed=seed)
 
 
 class _Tally:
@@ -279,6 +145,7 @@ class _Tally:
         self._changed: dict[Variant, list[Tensor]] = {}
         self._reliance = RelianceTally()
         self._kept = torch.empty(0, device="cpu")
+        self._predicted: list[Tensor] = []
         self._mass: dict[str, list[Tensor]] = {}
         self._area: list[Tensor] = []
 
@@ -298,6 +165,7 @@ class _Tally:
             return
         if name == KEPT:
             self._kept = predicted
+            self._predicted.append(predicted.cpu())
         else:
             self._changed.setdefault(name, []).append((predicted != self._kept).cpu())
         self._right.setdefault(name, []).append((predicted == y).cpu())
@@ -317,7 +185,7 @@ class _Tally:
                 area = torch.stack([by_row(m).sum(1).cpu().double() for m in inside]).sum(0) / features
                 self._area.append(area[has_mask])
 
-    def result(self, donor_labels: Mapping[int, list[Tensor]]) -> Assessment:
+    def result(self, maker: Any) -> Assessment:
         check_all_used(self._groups, len(self._names))
         right = {name: torch.cat(parts) for name, parts in self._right.items()}
         changed = {name: torch.cat(parts) for name, parts in self._changed.items()}
@@ -334,6 +202,7 @@ class _Tally:
         accurate, moved = _worst_flip(right, changed, labels)
         if not self.is_shown:
             accurate, moved = {KEPT: accurate[KEPT]}, {}
+        lends = self.is_shown and isinstance(maker, Exchanges)
         area = torch.cat(self._area) if self._area else torch.empty(0, device="cpu")
         masses = {name: torch.cat(parts) for name, parts in self._mass.items()}
         return Assessment(
@@ -343,7 +212,8 @@ class _Tally:
             mass={name: _mean(values) for name, values in masses.items() if len(values)},
             area=_mean(area) if len(area) else None,
             samples=len(self._names),
-            reliance=self._reliance.interval(donor_labels, labels) if self.is_shown else None,
+            reliance=self._reliance.interval(maker.donor_labels, labels) if lends else None,
+            follows=self._reliance.follows(maker.donor_predictions, torch.cat(self._predicted)) if lends else None,
             changed_by_class={name: by_class(parts, labels) for name, parts in moved.items()},
         )
 

@@ -23,10 +23,12 @@ from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.core.value_ranges import range_of
 from xaikit.mitigation.forward import run_model, training_mode
+from xaikit.mitigation.penalties import classes_last
 from xaikit.mitigation.sources import InMemorySource, Source
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
+    from xaikit.mitigation.fabric import OneProcess
 
 
 def check_device(value: Any, where: str) -> Any:
@@ -188,12 +190,17 @@ class DoubtWatch:
         """The mean of 1 - p: of the label or, where labels are no classes, of the predicted class; NaN where unknown.
 
         Args:
-            logits: of the batch.
+            logits: of the batch, (N, classes), or with one class for each position.
             labels: of the batch.
         """
-        if logits.ndim != 2 or logits.shape[1] == 1:
+        logits = logits.detach()
+        if logits.ndim > 2 and labels.ndim == logits.ndim - 1:  # a class for each position
+            logits = classes_last(logits, labels)
+        elif logits.ndim != 2:
             return torch.tensor(torch.nan, device=logits.device)
-        chances = logits.detach().softmax(-1)
+        if logits.shape[-1] == 1:
+            return torch.tensor(torch.nan, device=logits.device)
+        chances = logits.softmax(-1)
         is_class = (
             labels.shape == logits.shape[:1] and not labels.is_floating_point() and not self._mitigator.takes_any_labels
         )
@@ -264,18 +271,35 @@ class CollapseWatch:
         self._counts = counts if self._counts is None else self._counts + counts
         self._steps = []
 
-    def close_epoch(self, mitigator: Mitigator, *, is_first: bool, is_last: bool, stacklevel: int) -> None:
+    def close_epoch(  # noqa: PLR0913
+        self,
+        mitigator: Mitigator,
+        processes: OneProcess,
+        *,
+        is_first: bool,
+        is_last: bool,
+        is_told: bool,
+        stacklevel: int,
+    ) -> None:
         """Begin anew; after the first epoch warn of outputs that no sample trains, after the last of a collapse.
 
         Args:
             mitigator: that trains.
+            processes: among which the samples are shared.
             is_first: whether the training has begun with this epoch.
             is_last: whether it ends.
+            is_told: whether it is this process that warns.
             stacklevel: of the warning.
         """
         self._count()
-        both, self._counts = self._counts, None
-        if both is None or float(both[0].sum()) < self.ENOUGH:
+        counted, self._counts = self._counts, None
+        # The first process has the larger part of a batch, so it has seen what the outputs are.
+        classes = processes.broadcast(self._classes)
+        if not classes:
+            return
+        values = [0.0] * (2 * classes) if counted is None else counted.flatten().tolist()
+        both = torch.tensor(processes.sum(values), device="cpu").view(2, classes)
+        if float(both[0].sum()) < self.ENOUGH or not is_told:
             return
         counts = both[0]
         if is_first:

@@ -14,10 +14,11 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameE
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.percentages import percent
 from xaikit.core.results import NAME, Interval, Real, Result
-from xaikit.mitigation.assess import Assessment
+from xaikit.mitigation.assessment import Assessment
 from xaikit.mitigation.tables import aligned
 
-BETTER = {"accuracy": "↑", "worst": "↑", "changed": "↓", "reliance": "↓", "mass": "↓"}  # by the first word of a measure
+# By the first word of a measure.
+BETTER = {"accuracy": "↑", "worst": "↑", "changed": "↓", "reliance": "↓", "relies": "↓", "mass": "↓"}
 
 
 def better(measure: str) -> str:

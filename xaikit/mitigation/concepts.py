@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
-from xaikit.core.labels import REMEDY, read_classes
+from xaikit.core.labels import label_values, read_classes
 from xaikit.core.layers import cut_at, find_point, layers_to_name
 from xaikit.core.model_state import evaluated
 from xaikit.core.results import Result
@@ -208,7 +207,7 @@ def check_concept(value: Any, where: str) -> Concept:
 
 def _read_flags(labels: Any, n: int) -> Tensor:
     """Which samples show the concept, (N,) booleans."""
-    flags = to_tensor(labels, "labels", remedy=REMEDY).cpu()
+    flags = label_values(labels).cpu()
     shows = read_classes(flags.long() if flags.dtype == torch.bool else flags, n, n_classes=2).bool()
     if bool(shows.all()) or not bool(shows.any()):
         raise InvalidInputError(

@@ -14,6 +14,7 @@ from xaikit.core.masks import leaves_of
 from xaikit.core.private_arguments import private_copy
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor
+from xaikit.factors.donors import balanced, count
 from xaikit.factors.exchange import exchanged, is_text, mask_like
 from xaikit.factors.facts import read_facts
 
@@ -62,10 +63,24 @@ def mirrored(labels: Tensor, classes: int) -> Tensor:
     return torch.where(other == labels, (labels + 1) % classes, other)
 
 
+class Lender(NamedTuple):
+    """A sample that lends its shortcut.
+
+    Attributes:
+        x: the input that holds the shortcut.
+        mask: of it, likewise.
+        predicted: the class that the model predicts of the sample.
+        shows: whether it shows the shortcut, a scalar.
+    """
+
+    x: Tensor
+    mask: Tensor
+    predicted: Tensor
+    shows: Tensor
+
+
 class Decoys:
     """The user's function (x, classes): it puts the shortcut of these classes into x, or with None removes it."""
-
-    donor_labels: Mapping[int, list[Tensor]] = {}
 
     def __init__(self, decoy: Decoy, classes: int, seed: int) -> None:
         self._decoy, self._classes = decoy, classes
@@ -83,8 +98,6 @@ class Decoys:
 class Named:
     """The user's functions (x, y) by the name of their variant; unchanged samples are the variant "kept"."""
 
-    donor_labels: Mapping[int, list[Tensor]] = {}
-
     def __init__(self, decoys: Mapping[str, Decoy]) -> None:
         self._decoys = decoys
 
@@ -98,48 +111,82 @@ class Named:
 class Exchanges:
     """A masked region or a factor is the shortcut; the variants take it from other samples, chosen by their class.
 
+    What is seldom shown is lent more often, see `shares_lent`.
+
     Attributes:
         donor_labels: by draw, the classes of the donors of another class, batch by batch.
+        donor_predictions: the classes that the model predicts of the donors, batch by batch.
     """
 
-    def __init__(
-        self, samples: Iterator[Batch], classes: int, seed: int, factor: Factor | None = None, facts: Any = None
+    def __init__(  # noqa: PLR0913
+        self,
+        samples: Iterator[Batch],
+        classes: int,
+        seed: int,
+        factor: Factor | None = None,
+        facts: Any = None,
+        *,
+        predict: Callable[[Batch], Tensor],
     ) -> None:
         self._generator, self._factor = torch.Generator().manual_seed(seed), factor
         self._pairing = torch.Generator().manual_seed(seed)
         self.donor_labels: dict[int, list[Tensor]] = {}
-        most = max(1, DONOR_SAMPLES // classes)
-        donors: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        for batch in samples:
-            x, y, mask = batch[:3]
-            if mask is None and factor is None:
-                continue
-            tensor = self._changed_part(x, mask)[0]
-            inside = torch.ones_like(tensor) if factor is not None else mask_like(mask, tensor)
-            for row, label in enumerate(y.tolist()):
-                # A text without a masked token has none to lend.
-                able = not is_text(tensor) or bool((inside[row] > 0.5).any())
-                if able and len(donors.setdefault(label, [])) < most:
-                    donors[label].append((tensor[row].detach().cpu().clone(), inside[row].detach().cpu().clone()))
-            if len(donors) == classes and all(len(rows) == most for rows in donors.values()):
-                break
-        self._donors = dict(sorted(donors.items()))
+        self.donor_predictions: dict[Exchange, list[Tensor]] = {}
+        self._facts = facts
+        self._donors = self._gather(samples, classes, predict)
         if factor is not None:
-            rows = torch.stack([row for lenders in self._donors.values() for row, _ in lenders])
+            rows = torch.stack([lender.x for lenders in self._donors.values() for lender in lenders])
             self._facts = read_facts(facts, rows)
             check_shown(factor, rows, self._facts)
         self._lent = self._choose_lent(torch.Generator().manual_seed(seed))
+
+    def _gather(
+        self, samples: Iterator[Batch], classes: int, predict: Callable[[Batch], Tensor]
+    ) -> dict[int, list[Lender]]:
+        """The first samples of each class that lend, in the shares of `shares_lent`."""
+        most = max(1, DONOR_SAMPLES // classes)
+        showing: dict[int, list[Lender]] = {}
+        others: dict[int, list[Lender]] = {}
+        counts: dict[int, list[int]] = {}
+        self._first: dict[int, list[Lender]] = {}  # as they come: how often a class shows the shortcut
+        for batch in samples:
+            x, y, mask = batch[:3]
+            if mask is None and self._factor is None:
+                continue
+            tensor = self._changed_part(x, mask)[0]
+            inside = torch.ones_like(tensor) if self._factor is not None else mask_like(mask, tensor)
+            shows = (inside > 0.5 if is_text(tensor) else inside != 0).flatten(1).any(1)
+            if self._factor is not None:
+                self._facts = read_facts(self._facts, tensor)
+                shows = self._factor.shows(tensor, self._facts)
+            able, predicted = shows.tolist(), None
+            count(counts, y, able)
+            for row, label in enumerate(y.tolist()):
+                lenders = (showing if able[row] else others).setdefault(label, [])
+                first = self._first.setdefault(label, [])
+                if len(lenders) < most:
+                    predicted = predict(batch) if predicted is None else predicted
+                    parts = (tensor[row], inside[row], predicted[row], shows[row])
+                    lenders.append(Lender(*(part.detach().cpu().clone() for part in parts)))
+                    first += lenders[-1:] if len(first) < most else []
+            if len(showing) == classes and all(len(lenders) == most for lenders in showing.values()):
+                break
+        return balanced(showing, others, counts, most)
 
     def _choose_lent(self, generator: torch.Generator) -> list[tuple[int, int, Tensor, Tensor]]:
         """Some donors of every class, whose region each sample gets."""
         labels = list(self._donors)
         order = torch.randperm(len(labels), generator=generator, device="cpu").tolist()[:MAX_FLIPS]
         each = max(1, min(FLIPS_OF_CLASS, MAX_FLIPS // max(1, len(order))))
-        lent = []
+        flips = []
         for label in sorted(labels[i] for i in order):
-            rows = torch.randperm(len(self._donors[label]), generator=generator, device="cpu").tolist()[:each]
-            lent += [(label, number, *self._donors[label][row]) for number, row in enumerate(rows)]
-        return lent
+            lenders = self._donors[label]
+            rows = torch.randperm(len(lenders), generator=generator, device="cpu").tolist()
+            # At least half of them show it, where there are so many.
+            first = [row for row in rows if bool(lenders[row].shows)][: (each + 1) // 2]
+            rows = [*first, *(row for row in rows if row not in first)]
+            flips += [(label, number, *lenders[row][:2]) for number, row in enumerate(rows[:each])]
+        return flips
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:
         """Each variant with its name, "kept" first; only "kept" if there is no mask."""
@@ -150,15 +197,17 @@ class Exchanges:
         inside = torch.ones_like(tensor) if self._factor is not None else mask_like(mask, tensor)
         present = torch.tensor(list(self._donors), device="cpu")
         random = present[torch.randint(len(present), y.shape, generator=self._generator, device="cpu")]
-        other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(random, present, self._generator))
+        lenders = self._choose_donors(random, self._first, self._generator)
+        other, donor_masks = (part.to(tensor.device) for part in lenders[:2])
         yield RANDOMISED, rebuild(self._exchanged(tensor, inside, other, donor_masks))
         for draw in range(EXCHANGES):
             labels = y.cpu()
             others = _other_classes(labels, present, self._pairing)
             self.donor_labels.setdefault(draw, []).append(others)
             for same_class, classes in ((False, others), (True, labels)):
-                lenders = self._choose_donors(classes, present, self._pairing)
-                other, donor_masks = (part.to(tensor.device) for part in lenders)
+                lenders = self._choose_donors(classes, self._donors, self._pairing)
+                other, donor_masks = (part.to(tensor.device) for part in lenders[:2])
+                self.donor_predictions.setdefault(Exchange(draw, same_class), []).append(lenders.predicted)
                 yield Exchange(draw, same_class), rebuild(self._exchanged(tensor, inside, other, donor_masks))
         for label, number, row, row_mask in self._lent:
             other, donor_masks = (part.to(tensor.device).expand_as(tensor) for part in (row, row_mask))
@@ -182,14 +231,13 @@ class Exchanges:
         changed: Tensor = self._factor.exchange(x, donors, facts=self._facts)
         return changed
 
-    def _choose_donors(self, classes: Tensor, present: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random donor of each class, and its mask; if a class has no donor, the nearest class that has one."""
-        chosen = []
+    def _choose_donors(self, classes: Tensor, donors: dict[int, list[Lender]], generator: torch.Generator) -> Lender:
+        """A random donor of each class; if a class has no donor, one of the nearest class that has one."""
+        chosen, present = [], torch.tensor(list(self._donors), device="cpu")
         for label in classes.tolist():
-            donors = self._donors[int(present[(present - label).abs().argmin()])]
-            chosen.append(donors[int(torch.randint(len(donors), (), generator=generator, device="cpu"))])
-        rows, masks = zip(*chosen, strict=True)
-        return torch.stack(rows), torch.stack(masks)
+            lenders = donors[int(present[(present - label).abs().argmin()])]
+            chosen.append(lenders[int(torch.randint(len(lenders), (), generator=generator, device="cpu"))])
+        return Lender(*map(torch.stack, zip(*chosen, strict=True)))
 
 
 def _other_classes(labels: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
@@ -237,6 +285,8 @@ def decoys(  # noqa: PLR0913
     samples: Callable[[], Iterator[Batch]],
     factor: Factor | None = None,
     facts: Any = None,
+    *,
+    predict: Callable[[Batch], Tensor],
 ) -> Decoys | Named | Exchanges:
     """What makes the variants, from what `assess` was given.
 
@@ -244,7 +294,7 @@ def decoys(  # noqa: PLR0913
         InvalidTypeError: for a decoy that is neither a function nor functions by name.
     """
     if decoy is None:
-        return Exchanges(samples(), classes, seed, factor, facts)
+        return Exchanges(samples(), classes, seed, factor, facts, predict=predict)
     if isinstance(decoy, Mapping) and all(callable(f) for f in decoy.values()):
         return Named(decoy)
     if not callable(decoy):

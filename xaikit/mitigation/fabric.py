@@ -129,6 +129,7 @@ class OneProcess:
     def step(self) -> None:
         """The optimizer's step."""
         self._optimizer.step()
+        torch.clear_autocast_cache()  # a user's autocast around the whole training would go on with the old weights
 
     def sum(self, values: list[float]) -> list[float]:
         """Each value summed over the processes."""

@@ -16,7 +16,7 @@ from xaikit.core.structure import by_row, flatten
 from xaikit.factors import MaskedRegion
 from xaikit.factors.exchange import mask_like
 from xaikit.mitigation.forward import class_logits, evaluating
-from xaikit.mitigation.pairing import donors_of, donors_within
+from xaikit.mitigation.pairing import donors_of, donors_within, lenders
 from xaikit.mitigation.sources import InMemorySource, Source
 
 if TYPE_CHECKING:
@@ -60,13 +60,14 @@ def _followed(mitigator: Mitigator, model: nn.Module, samples: Batch) -> float |
     if len(flatten(samples.inputs)[0]) != 1 or samples.masks is None or labels.is_floating_point() or labels.ndim != 1:
         return None
     masks = mask_like(samples.masks, flatten(samples.inputs)[0][0])
-    rows = ((by_row(masks) != 0).any(1) & (by_row(masks) != 1).any(1)).nonzero()[:, 0]
+    masks = masks if mitigator.MASK_NAME == "shortcut_masks" else 1 - masks
+    rows = (by_row(masks) != 1).any(1).nonzero()[:, 0]
     rows = rows[:: max(1, len(rows) // MOST)][:MOST]
     batch, masks = samples.take(rows), masks[rows]
     if len(rows) < LEAST or len(batch.labels.unique()) < 2:
         return None
-    masks = masks if mitigator.MASK_NAME == "shortcut_masks" else 1 - masks
     generator, region, labels = torch.Generator().manual_seed(0), MaskedRegion(), batch.labels.cpu()
+    lends = lenders(labels, (by_row(masks) != 0).any(1))
 
     def exchanged(donors: Tensor) -> Batch:
         donors = donors.to(rows.device)
@@ -81,6 +82,7 @@ def _followed(mitigator: Mitigator, model: nn.Module, samples: Batch) -> float |
 
     as_is = predicted(batch)
     changes = [
-        (predicted(exchanged(pair(labels, generator))) != as_is).double().mean() for pair in (donors_of, donors_within)
+        (predicted(exchanged(pair(labels, generator, lends))) != as_is).double().mean()
+        for pair in (donors_of, donors_within)
     ]
     return float(changes[0] - changes[1])

@@ -66,9 +66,16 @@ def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
     if is_single(logits) and logits.is_floating_point():
         single = logits.reshape(-1, 1)
         return torch.cat([torch.zeros_like(single), single], 1)
+    if logits.ndim == 1:
+        raise InvalidInputError(
+            f"the model must return logits (N, classes), got {logits.dtype} numbers {tuple(logits.shape)}, such as "
+            "predicted classes; return the scores that they are read off, before argmax"
+        )
     if logits.ndim != 2:
+        maps = "; of maps of classes one class is judged by one logit, as logits[:, 1].amax((1, 2))"
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
+            f"{maps if logits.ndim == 4 else ''}"
         )
     return logits
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,7 @@ def read_group_names(values: Any, n: int, *, begin: int = 0) -> list[Any]:
         raise InvalidInputError(f"groups must name one for each sample, shape ({n},), got {tuple(shape)}")
     categories = getattr(getattr(values, "cat", values), "categories", None)
     names = values.tolist() if hasattr(values, "tolist") else list(values)
+    names = [name.item() if isinstance(name, np.generic) else name for name in names]
     if len(names) != n:
         raise InvalidInputError(f"groups must name one for each of the {begin + n} samples, got {begin + len(names)}")
     nameless = None

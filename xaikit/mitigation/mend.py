@@ -10,7 +10,8 @@ from torch import nn
 
 from xaikit.core.params import Float, Int
 from xaikit.factors.facts import known_facts
-from xaikit.mitigation.assess import Assessment, assess
+from xaikit.mitigation.assess import assess
+from xaikit.mitigation.assessment import Assessment
 from xaikit.mitigation.budget import read_budget
 from xaikit.mitigation.checks import check_model
 from xaikit.mitigation.mend_beside import followed_beside, with_beside
@@ -24,6 +25,8 @@ from xaikit.mitigation.reliance import RELIES
 ASSESSED = 2000  # held-out samples at most; a share is then known to a hundredth
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def mend(  # noqa: PLR0913
     model: nn.Module,
     data: Any,

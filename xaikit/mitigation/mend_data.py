@@ -158,6 +158,18 @@ class MendData:
         masks = {"masks": batch.masks, "donor_masks": batch.masks[donors]} if self.shortcut.kind == REGION else {}
         return self.shortcut.factor.exchange(batch.inputs, others, facts=self.facts, **masks)
 
+    def shown(self, batch: Batch) -> Tensor:
+        """Which samples show the shortcut, bool (N,).
+
+        Args:
+            batch: the samples.
+        """
+        assert self.shortcut.factor is not None
+        assert self.facts is not None
+        if self.shortcut.kind == REGION:
+            return (batch.masks != 0).flatten(1).any(1)
+        return self.shortcut.factor.shows(flatten(batch.inputs)[0][self.place], self.facts)
+
     def judged(self, most: int, seed: int) -> Batch:
         """Some of the held-out samples, in their order.
 
@@ -246,11 +258,14 @@ def _masks_of_validation(shortcut: Shortcut, validation: Any, training: Batch) -
 
 
 def _check_labels(labels: Tensor, held_out: Tensor) -> None:
-    for part, name in ((labels, "samples to train on"), (held_out, "held-out samples")):
+    held_remedy = "pass validation=(x, y) with samples of two classes"
+    for part, name, remedy in (
+        (labels, "samples to train on", "pass samples of two classes"),
+        (held_out, "held-out samples", held_remedy),
+    ):
         if len(classes := part.unique()) < 2:
             raise InvalidInputError(
-                f"a shortcut is exchanged between classes, and all {name} are of class {int(classes[0])}; pass samples "
-                "of two classes"
+                f"a shortcut is exchanged between classes, and all {name} are of class {int(classes[0])}; {remedy}"
             )
     unseen = sorted(set(held_out.tolist()) - set(labels.tolist()))
     if unseen:

@@ -16,8 +16,8 @@ from xaikit.mitigation.clarc import _moved
 from xaikit.mitigation.forward import class_logits, evaluating
 from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_groups import highest_mean, worst_mean
-from xaikit.mitigation.pairing import donors_of, donors_within
-from xaikit.mitigation.reliance import by_class
+from xaikit.mitigation.pairing import donors_of, donors_within, lenders
+from xaikit.mitigation.reliance import by_class, followed
 
 DRAWS = 2  # donors that each held-out sample gets in turn
 KEPT, EXCHANGED = "kept", "exchanged"
@@ -36,6 +36,8 @@ class Measured(NamedTuple):
         worst_group: accuracy in the worst group, with the shortcut exchanged where there is one; NaN without groups.
         n_outputs: not a fraction, but how many classes the model tells apart.
         reliance_by_class: `changed` less `changed_within`, the mean over the classes: a rare one counts as much.
+        follows: predictions that change by the exchange with a sample of another predicted class, less those that
+            change by the exchange with one of the same; 0 where that may be chance.
     """
 
     accuracy_kept: float
@@ -46,6 +48,7 @@ class Measured(NamedTuple):
     worst_group: float = math.nan
     n_outputs: int = 2
     reliance_by_class: float = 0.0
+    follows: float = 0.0
 
 
 class Judge:
@@ -64,8 +67,11 @@ class Judge:
         self._variants: list[Any] = []
         if data.shortcut.kind not in (CONCEPT, GROUPS):
             generator = torch.Generator().manual_seed(seed)
-            self._variants = [data.exchanged(batch, donors_of(batch.labels, generator)) for _ in range(DRAWS)]
-            self._within = data.exchanged(batch, donors_within(batch.labels, generator))
+            lends = lenders(batch.labels, data.shown(batch))
+            self._donors = [donors_of(batch.labels, generator, lends) for _ in range(DRAWS)]
+            self._variants = [data.exchanged(batch, donors) for donors in self._donors]
+            self._donors.append(donors_within(batch.labels, generator, lends))
+            self._within = data.exchanged(batch, self._donors[-1])
 
     @functools.cached_property
     def validation(self) -> tuple[tuple[Any, Tensor], list[str]]:
@@ -100,16 +106,19 @@ class Judge:
         is_concept = self._data.shortcut.kind == CONCEPT
         exchanged = min(accuracies) if is_concept else sum(accuracies) / len(accuracies)
         largest = float(torch.bincount(torch.cat(others)).max()) / (len(labels) * len(others))
-        same = torch.zeros(len(labels), device="cpu")
+        moved = torch.stack([other != as_is for other in others]).double()
+        same, follows = torch.zeros(len(labels), device="cpu"), 0.0
         if self._variants:
             same = (self._predicted(model, self._within) != as_is).double()
-        moved = torch.stack([other != as_is for other in others]).double()
+            differs = torch.stack([as_is[donors] != as_is for donors in self._donors])
+            interval = followed(torch.cat([moved, same[None]]), differs)
+            follows = 0.0 if interval is None or interval.low <= 0 else interval.mean
         changed = float(moved.mean(1).max() if is_concept else moved.mean())
         beyond = max(by_class(part - same, labels) for part in (moved if is_concept else moved.mean(0, keepdim=True)))
         right = torch.stack([other == labels for other in others]).double().mean(0)
         worst = math.nan if self._groups is None else worst_mean(right, self._groups)
         accuracy, within = float((as_is == labels).double().mean()), float(same.double().mean())
-        return Measured(accuracy, exchanged, changed, largest, within, worst, logits.shape[1], beyond)
+        return Measured(accuracy, exchanged, changed, largest, within, worst, logits.shape[1], beyond, follows)
 
     def worst_loss(self, model: nn.Module) -> float:
         """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher; of the worst group.

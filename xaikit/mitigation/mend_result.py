@@ -12,7 +12,7 @@ from xaikit.core.pandas_import import import_pandas
 from xaikit.core.percentages import percent
 from xaikit.core.results import Real, Result, Stopped
 from xaikit.core.spec_strings import split_spec
-from xaikit.mitigation.assess import Assessment
+from xaikit.mitigation.assessment import Assessment
 from xaikit.mitigation.reliance import RELIES, doubt_of_few
 from xaikit.mitigation.tables import aligned
 
@@ -37,6 +37,8 @@ class MendTry(Result):
         changed_within: predictions that change with the shortcut of another sample of the same class.
         worst_group: accuracy in the worst group, with the shortcut exchanged where there is one; NaN without groups.
         reliance_by_class: `changed` less `changed_within`, the mean over the classes: a rare one counts as much.
+        follows: predictions that change by the exchange with a sample of another predicted class, less those that
+            change by the exchange with one of the same; 0 where that may be chance.
     """
 
     method: str
@@ -49,11 +51,16 @@ class MendTry(Result):
     changed_within: Real = 0.0
     worst_group: Real = math.nan
     reliance_by_class: Real = 0.0
+    follows: Real = 0.0
 
     @property
     def relies(self) -> bool:
-        """Whether more predictions change by the shortcut of another class than by that of one's own, by a tenth."""
-        return max(self.changed - self.changed_within, self.reliance_by_class) > RELIES
+        """Whether more predictions change by the shortcut of another class than by that of one's own, by a tenth.
+
+        Where the shortcut tells nothing of the label in the held-out samples: by that of another predicted class.
+        """
+        beyond = max(self.changed - self.changed_within, self.reliance_by_class)
+        return beyond > RELIES or (self.changed > RELIES and self.follows > RELIES)
 
     @property
     def score(self) -> float:

@@ -330,5 +330,5 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
             f"what was named may hold all that matters"
         )
     figures = (measured.accuracy_kept, measured.accuracy_exchanged, measured.changed)
-    others = (measured.changed_within, measured.worst_group, measured.reliance_by_class)
+    others = (measured.changed_within, measured.worst_group, measured.reliance_by_class, measured.follows)
     return MendTry(method, *figures, epochs, seconds, note, *others)

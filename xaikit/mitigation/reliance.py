@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from xaikit.core.intervals import paired_interval
+from xaikit.core.intervals import difference_interval, paired_interval
 from xaikit.core.percentages import percent
 from xaikit.core.results import Interval
 from xaikit.mitigation.decoys import Exchange
@@ -30,6 +30,19 @@ class RelianceTally:
             changed: whether each prediction is another one, bool (N,).
         """
         self._changed.setdefault(name, []).append(changed.cpu())
+
+    def follows(self, donor_predictions: Mapping[Exchange, list[Tensor]], predicted: Tensor) -> Interval | None:
+        """What `followed` gives for these exchanges; None where nothing was exchanged.
+
+        Args:
+            donor_predictions: the classes that the model predicts of the donors, batch by batch.
+            predicted: those of the samples, (N,).
+        """
+        if not self._changed:
+            return None
+        changed = torch.stack([torch.cat(self._changed[name]) for name in donor_predictions])
+        differs = torch.stack([torch.cat(parts) for parts in donor_predictions.values()]) != predicted
+        return followed(changed, differs)
 
     def interval(self, donor_labels: Mapping[int, list[Tensor]], own_labels: Tensor) -> Interval | None:
         """The difference of both shares, with its interval; None where nothing was exchanged.
@@ -55,6 +68,26 @@ class RelianceTally:
         of_class = [(other[:, own_labels == c].mean(0), same[:, own_labels == c].mean(0)) for c in receiving]
         intervals += [paired_interval(*both, level) for both in of_class]
         return max(intervals, key=lambda interval: (is_reliance(interval), interval.low))
+
+
+def followed(changed: Tensor, differs: Tensor) -> Interval | None:
+    """How much more predictions change by the exchange with a sample of another predicted class than of the same one.
+
+    What a model goes by changes its predictions so, also where it tells nothing of the label in these samples. None
+    where there are no donors of the one or of the other.
+
+    Args:
+        changed: whether the prediction changes, by draw, (draws, N).
+        differs: whether the model predicts another class of the donor than of the sample, bool (draws, N).
+    """
+    other, same = (_share_by_sample(changed, pairs) for pairs in (differs, ~differs))
+    return difference_interval(other, same, LEVEL) if len(other) and len(same) else None
+
+
+def _share_by_sample(changed: Tensor, pairs: Tensor) -> Tensor:
+    """For each sample that has some of these pairs, the share of them that changes its prediction."""
+    number = pairs.sum(0)
+    return ((changed.double() * pairs).sum(0) / number.clamp_min(1))[number > 0]
 
 
 def by_class(values: Tensor, labels: Tensor) -> float:

@@ -66,6 +66,8 @@ class Options:
     on_epoch: Callable[[dict[str, float], nn.Module], Any] | None = None
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source: Source, options: Options) -> History:
     """Train the model in place; see `Mitigator.fit`."""
     device = processes.device(model, mitigator.device)
@@ -305,9 +307,8 @@ class Loop:
                 f"the data gave no batch in epoch {number}; pass something that can be iterated once per epoch"
             )
         self._warn_of_masks()
-        is_alone = self._processes.part.world_size == 1  # one of several sees a part of the samples
-        ends = {"is_first": number == 1 and is_alone, "is_last": is_last and number > 1}
-        self._collapse.close_epoch(self._mitigator, **ends, stacklevel=8)
+        ends = {"is_first": number == 1, "is_last": is_last and number > 1, "is_told": self._first}
+        self._collapse.close_epoch(self._mitigator, self._processes, **ends, stacklevel=8)
         if self._doubt is not None and self._doubt.close_epoch(number - 1, stacklevel=8):
             self._doubt = None
         weight = self.weight

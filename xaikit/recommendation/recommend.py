@@ -287,7 +287,7 @@ def _both_inputs(data: Any, model: nn.Module) -> bool:
     one-hot are features only if the model needs a second argument.
     """
     first, second = data
-    if not (is_array(first) and is_array(second) and second.ndim > 1 and second.shape[1] > 1):
+    if not (is_array(first) and is_array(second)) or np.ndim(second) < 2 or np.shape(second)[1] < 2:
         return False
     required, possible = _argument_counts(model)
     values = second if isinstance(second, Tensor) else torch.from_numpy(np.asarray(second))

@@ -144,7 +144,10 @@ def read(folder: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():
         raise InvalidInputError(f"{path} is not a file; name a folder that xaikit explain --data wrote")
     if not path.is_file():
-        raise InvalidInputError(f"{folder} holds no run: there is no {path}")
+        raise InvalidInputError(
+            f"{folder} holds no run: there is no {path}; name a folder that explain_dataset or xaikit explain --data "
+            "wrote"
+        )
     problem = _unreadable(path)
     if problem:
         raise InvalidInputError(

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import similar_paths
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.renames import renamed_attribute
 from xaikit.core.results import Real, Result
@@ -237,7 +238,7 @@ def load_run(folder: str | Path) -> Run:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise InvalidInputError(f"there is no folder {path}")
+        raise InvalidInputError(f"there is no folder {path}{similar_paths(path)}")
     return Run(path)
 
 

@@ -29,7 +29,8 @@ class Effect(Result):
         nature: "nuisance", which should not matter, or "content", which may.
         changed: share of predictions that change.
         follows: share of predictions that become the donor's class, less the share that become that class when the
-            donor is of the sample's own class: what is left when mere damage is taken off.
+            donor is of the sample's own class: what is left when mere damage is taken off. Classes are those that the
+            model predicts.
         leading_class: the class of the donors that are followed most.
         leads: `follows` for donors of this class alone; its interval allows for the choice among the classes
             of all factors.

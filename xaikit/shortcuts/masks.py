@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import similar_paths
 from xaikit.core.masks import read_mask_values
 from xaikit.core.params import Int
 from xaikit.files.annotations import FILES, annotation_files, read_annotations
@@ -155,7 +156,7 @@ def load_masks(  # noqa: PLR0911
             raise InvalidInputError(f"the masks of a folder must have one shape, got {shape_list}")
         return torch.stack(masks)
     if not path.is_file():
-        raise InvalidInputError(f"there is no mask file {path}")
+        raise InvalidInputError(f"there is no mask file {path}{similar_paths(path)}")
     ending = path.suffix.lower()
     if ending in FILES:
         return _annotated(path, None, labels, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +54,7 @@ def scan_members(pool: DonorPool, factors: Any, data_facts: Mapping[str, Any]) -
 
 def _named(pool: DonorPool, factors: Any, data_facts: Mapping[str, Any]) -> list[ScanMember]:
     members = []
-    one = isinstance(factors, (str, Factor, type, Mapping, Tensor)) or is_array(factors)
+    one = isinstance(factors, (str, Mapping, Tensor)) or not isinstance(factors, Iterable) or is_array(factors)
     for item in (factors,) if one else factors:
         factor = read_factor(item)
         # Of a single input, a user may have said what it is; of several, the forms tell.

@@ -89,7 +89,7 @@ def mask_overlap(
         The share, the expected share and the p value of each sample, and the p value of the mean share.
 
     Raises:
-        InvalidInputError: for masks that do not fit, are empty or cover everything; no relevance at all.
+        InvalidInputError: for no masks, for masks that do not fit, are empty or cover everything; no relevance at all.
 
     >>> import torch
     >>> corner = torch.zeros(8, 8)
@@ -122,6 +122,8 @@ def mask_overlap(
 
 def _fit(masks: Any, maps: Tensor) -> Tensor:
     """Masks (N or 1, ...) of the maps' shape."""
+    if masks is None:
+        raise InvalidInputError("mask_overlap must be told which region: pass masks, 1 inside and 0 outside, got None")
     samples = maps.unsqueeze(1) if maps.ndim > 2 else maps
     aligned = read_masks(masks, samples)
     (fitted,) = fit_masks(aligned, (samples,))

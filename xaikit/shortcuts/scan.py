@@ -42,6 +42,8 @@ def scan(  # noqa: PLR0913
     Each factor is exchanged: a sample gets that of a donor of another class, all else stays. A prediction follows the
     factor if it becomes the donor's class. Damage alone may do that, too, and with two classes every change does; so
     each sample also gets the factor of a donor of its own class, and what becomes the other class by that is taken off.
+    The classes are those that the model predicts of samples and donors; so a shortcut is found, too, in samples in
+    which it tells nothing of the label, such as a balanced test set.
     A factor that should not matter (its nature is "nuisance") is a suspect if more than a tenth of the predictions
     follow it, by the low end of the interval. What may matter ("content") is listed for a person to judge.
 
@@ -79,7 +81,7 @@ def scan(  # noqa: PLR0913
     seed = Int(ge=0).check(seed, "seed")
     check_read_twice(data, "scan")
     batches = partial(class_batches, model, data, shortcut_masks)
-    pool = _donors(model, batches, head)
+    pool, class_of = _donors(model, batches, head)
     members = scan_members(pool, factors, {"kind": modality, **facts_fields(known_facts(facts, data, model))})
     tallies = [FactorTally(member) for member in members]
     generator = torch.Generator().manual_seed(seed)
@@ -90,9 +92,8 @@ def scan(  # noqa: PLR0913
         for batch in batches():
             x, y, mask = batch.to(device)[:3]
             logits = class_logits(model, x, head)
-            paired = PairedBatch(
-                x, check_labels(y, logits), mask, logits.argmax(1), *_paired(pool, y, generator, baseline)
-            )
+            y, predicted = check_labels(y, logits), logits.argmax(1)
+            paired = PairedBatch(x, y, mask, predicted, *_paired(pool, class_of(y, predicted), generator, baseline))
             baseline.count(paired)
             for tally in tallies:
                 tally.count(paired, lambda changed: class_logits(model, changed, head).argmax(1))
@@ -105,24 +106,40 @@ def scan(  # noqa: PLR0913
     )  # fmt: skip
 
 
-def _donors(model: nn.Module, batches: Callable[[], Iterator[Batch]], head: str | int) -> DonorPool:
-    """Samples of each class that the model knows."""
+def _donors(
+    model: nn.Module, batches: Callable[[], Iterator[Batch]], head: str | int
+) -> tuple[DonorPool, Callable[[Tensor, Tensor], Tensor]]:
+    """Samples of each class that the model predicts; and which classes count, from labels and predictions.
+
+    Where the model predicts one class for all, these are the labels.
+    """
     with evaluating(model) as device:
         first = next(batches()).to(device)
         logits = class_logits(model, first.inputs, head)
         check_rows(model, first, logits, head)
-    pool = DonorPool(batches(), logits.shape[1])
-    if len(pool.classes) < 2:
+
+    def predicted(labels: set[int]) -> Iterator[Batch]:
+        for batch in batches():
+            labels.update(batch.labels.tolist())
+            with evaluating(model) as device:
+                classes = class_logits(model, batch.to(device).inputs, head).argmax(1).cpu()
+            yield batch._replace(labels=classes)
+
+    labels: set[int] = set()
+    pool = DonorPool(predicted(labels), logits.shape[1])
+    if len(labels) < 2 and len(labels := {label for batch in batches() for label in batch.labels.tolist()}) < 2:
         raise InvalidInputError(
             f"a scan exchanges factors between samples of different classes, and all of these are of class "
-            f"{pool.classes[0]}"
+            f"{labels.pop()}"
         )
-    return pool
+    if len(pool.classes) < 2:
+        return DonorPool(batches(), logits.shape[1]), lambda labels, predicted: labels
+    return pool, lambda labels, predicted: predicted
 
 
-def _paired(pool: DonorPool, y: Tensor, generator: torch.Generator, baseline: BaseTally) -> tuple[Donors, Donors]:
+def _paired(pool: DonorPool, classes: Tensor, generator: torch.Generator, baseline: BaseTally) -> tuple[Donors, Donors]:
     """A donor of another class and one of the same class for each sample."""
-    labels, numbers = y.cpu(), baseline.samples + torch.arange(len(y), device="cpu")
+    labels, numbers = classes.cpu(), baseline.samples + torch.arange(len(classes), device="cpu")
     others = pool.of_other_classes(labels, generator)
     same = pool.of_same_class(labels, numbers, generator)
-    return pool.take(others, y.device), pool.take(same, y.device)
+    return pool.take(others, classes.device), pool.take(same, classes.device)

@@ -25,8 +25,8 @@ class PairedBatch(NamedTuple):
         y: classes, (N,).
         mask: of the samples, or None.
         predicted: classes of the samples as they are.
-        others: donors of other classes.
-        same: donors of the samples' own classes.
+        others: donors of other classes than the predicted ones; their labels are these classes.
+        same: donors of the predicted classes.
     """
 
     x: Any

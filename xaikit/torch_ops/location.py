@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from torch import nn
 from torch.autograd import Function
@@ -30,13 +31,19 @@ def innermost_module() -> nn.Module | None:
 
 def inside_function() -> bool:
     """Whether a `torch.autograd.Function` runs its forward pass, which torch runs without gradients."""
-    apply = Function.apply.__func__.__code__  # type: ignore[attr-defined]
+    forward_passes = {getattr(cls.forward, "__code__", None) for cls in _subclasses(Function)}
     for frame, module in _frames():
-        if frame.f_code is apply:
+        if frame.f_code in forward_passes:
             return True
         if module is not None:
             return False  # a module runs inside what called the operation, and switched gradients off itself
     return False
+
+
+def _subclasses(cls: Any) -> Iterator[Any]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def _frames() -> Iterator[tuple[FrameType, nn.Module | None]]:

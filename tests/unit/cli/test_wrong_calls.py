@@ -60,7 +60,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = [
     # The model.
     ("explain x.npy", ("--model",)),
     ("explain x.npy --model wrongnets", ("module:factory", "'wrongnets'")),
-    ("explain x.npy --model wrongnet:make", ("wrongnet", "looked in")),
+    ("explain x.npy --model wrongnet:make", ("wrongnet", "looked in", "did you mean 'wrongnets'?")),
     ("explain x.npy --model wrongnets:mak", ("'mak'", "did you mean 'make'")),
     ("explain x.npy --model ./wrongnets.py:mak", ("'mak'", "did you mean 'make'")),
     ("explain x.npy --model ./nothing.py:make", ("no such file", "nothing.py")),
@@ -86,6 +86,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = [
     (f"explain {M}", ("INPUT", "--data")),
     (f"explain x.npy {D} {M}", ("either an INPUT, or --data",)),
     (f"explain none.png {M}", ("no such file: none.png",)),
+    (f"explain xx.npy {M}", ("no such file: xx.npy; did you mean 'x.npy'",)),
     (f"explain photos {M}", ("photos is a folder", "--data photos")),
     (f"explain people.csv {M}", ("--row N", "--data people.csv")),
     (f"explain people.csv --row 9 {M} --columns age,hours", ("rows 2 to 4", "--row 9")),
@@ -98,6 +99,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = [
     (f"explain photo.png {M} --size big", ("--size is 224 or 240x320", "'big'")),
     (f"explain photo.png {M} --size 0", ("--size", "'0'")),
     (f"explain photo.png {M} --mean 1,2 --grey", ("--mean", "got 2")),
+    (f"explain photo.png {M} --mean imagnet", ("--mean takes numbers", "or 'imagenet'")),
     (f"explain photo.png {M} --std 0 --grey --size 8", ("--std must be positive",)),
     (f"explain photo.png {M} --mean imagenet --grey --size 8", ("--mean", "got 3")),
     (f"{ONE} --target 7", ("7", "--target")),
@@ -159,6 +161,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = [
     (f"{EVALUATE} --metric relevance_mass --mask wide.npy", ("--mask",)),
     (f"{EVALUATE} --metric relevance_mass --mask none.png", ("none.png",)),
     (f"{EVALUATE} --metric relevance_mass --mask two.npy", ("[0, 1]", "save as 1 what is > 0")),
+    (f"{EVALUATE} --metric relevance_mass --mask regions.npy", ("[0, 1]", "save as 1 what is == 3 for one")),
     (f"{EVALUATE} --mask m.npy --mask-names age", ("not both",)),
     (f"{EVALUATE} --mask coco.json", ("coco.json", "folder")),
     # Mitigate.
@@ -225,6 +228,7 @@ def make_folder() -> None:
     np.save("m.npy", np.eye(8, dtype=np.float32))
     np.save("wide.npy", np.ones((3, 9), np.float32))
     np.save("two.npy", np.full((8, 8), 2.0))
+    np.save("regions.npy", np.arange(64).reshape(8, 8) % 4)
     np.save("words.npy", np.array(["a"]))
     np.save("flat.npy", np.ones(3))
     np.savez("x.npz", x=x, y=np.arange(4) % 2)

@@ -140,3 +140,8 @@ def test_rows_and_devices_of_a_batch():
     assert torch.equal(some.masks[1], MASKS[[7, 0]])
     moved = batch.to("meta")
     assert {t.device.type for t in (*moved.inputs.values(), moved.labels, *moved.masks)} == {"meta"}
+
+
+def test_labels_one_by_one_are_labels_and_no_batches():
+    with pytest.raises(InvalidInputError, match=r"got \(10, 1\); of a column pass labels\[:, 0\]"):
+        next(read_batches((X, list(Y[:, None]))))

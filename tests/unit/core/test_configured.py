@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_told_in_one_sentence(settings, error, words):
 
 @pytest.mark.parametrize("make", [lambda: Thing(nn.Linear(2, 2)), lambda: SmoothGrad(nn.Linear(2, 2), 8)])
 def test_settings_have_names(make):
-    with pytest.raises(InvalidTypeError, match="takes its settings by name, got a (Linear|int) without one") as caught:
+    with pytest.raises(InvalidTypeError, match=r"takes its settings by name, got .* without a name; write") as caught:
         make()
     assert "\n" not in str(caught.value)
 

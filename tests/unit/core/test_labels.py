@@ -13,6 +13,12 @@ FORMS = [
 ]
 FORMS += [[0, 1, 2, 1], (0, 1, 2, 1), [np.int64(0), 1, 2, 1], list(torch.tensor([0, 1, 2, 1])), pd.Series([0, 1, 2, 1])]
 FORMS += [torch.tensor([0, 1, 2, 1], dtype=torch.int32), pd.Series([0, 1, 2, 1], dtype="Int64")]
+FORMS += [np.array([0, 1, 2, 1], object), pd.Series([0, 1, 2, 1], dtype=object), pd.DataFrame({"class": [0, 1, 2, 1]})]
+FORMS += [
+    pd.Categorical([0, 1, 2, 1]),
+    torch.tensor([0, 1, 2, 1]).to_sparse(),
+    torch.tensor([0, 1, 2, 1]).to(torch.uint16),
+]
 FORMS += [pd.Series([0, 1, 2, 1], index=[9, 8, 7, 6]), np.array([0, 9, 1, 9, 2, 9, 1, 9])[::2]]
 
 
@@ -44,8 +50,13 @@ WRONG = {
     "NaN": ([0.0, float("nan")], InvalidInputError, "labels must be finite, got NaN or inf in sample 1"),
     "missing": (pd.Series([0, None], dtype="Int64"), InvalidInputError, "labels must be finite, .* sample 1"),
     "booleans": ([True, False], InvalidTypeError, "labels must be whole class indices, got booleans; if these are"),
+    "booleans of several": ([[True, True], [False, True]], InvalidInputError, "several labels .*mend would train this"),
     "ragged": ([[0], [1, 2]], InvalidInputError, "labels must hold rows of one length"),
     "complex": (np.array([1j, 2]), InvalidTypeError, "real numbers, got complex128"),
+    "one-hot frame": (pd.DataFrame(np.eye(2)), InvalidInputError, r"pass labels.to_numpy\(\).argmax\(1\)"),
+    "hidden": (np.ma.array([0, 1], mask=[False, True]), InvalidInputError, "labels must hold no hidden entries"),
+    "no device": (torch.zeros(2, dtype=torch.long, device="meta"), InvalidInputError, "the device 'meta', which holds"),
+    "objects": (np.array([0, "cat"], object), InvalidTypeError, "an array of objects such as str"),
     "None": ([0, None], InvalidTypeError, "an array of objects such as NoneType"),
 }
 
@@ -67,7 +78,7 @@ def test_floats_are_no_classes_and_a_class_is_one_of_the_outputs():
         read_classes(np.array([0.0, 1.0]), 2)
     with pytest.raises(
         InvalidTypeError,
-        match="numbers such as 0.5; numbers are labels of a regression, of a model with a single output",
+        match=r"numbers such as 0.5; numbers are labels of a regression.* above a threshold, \(labels > t\).long\(\)",
     ):
         read_classes([0.5, 1.0], 2)
     # Targets of a regression: its one output needs none, and integers would be no better.
@@ -79,3 +90,16 @@ def test_floats_are_no_classes_and_a_class_is_one_of_the_outputs():
     for labels, got in (([0, 3], 3), ([-1, 0], -1)):
         with pytest.raises(InvalidInputError, match=f"labels must lie in 0..2 for a model with 3 outputs, got {got}"):
             read_classes(labels, 2, n_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        ([1, 2, 1], r"got 2; number the classes from 0 on: labels - 1"),
+        ([0, -100, 1], r"got -100; samples without a label are left out: inputs\[labels >= 0\], labels\[labels >= 0\]"),
+        ([0, 1, 7], "got 7$"),
+    ],
+)
+def test_labels_that_are_no_outputs_have_a_remedy(labels, remedy):
+    with pytest.raises(InvalidInputError, match=remedy):
+        read_classes(labels, 3, n_classes=2)

@@ -267,3 +267,21 @@ def test_masked_tensors_are_refused():
     x = torch.masked.masked_tensor(torch.ones(2, 4), torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(InvalidTypeError, match=r"got a masked one; pass inputs.to_tensor\(0.0\)"):
         Gradient(nn.Linear(4, 3)).attribute(x, 0)
+
+
+@pytest.mark.parametrize("spec", ["integrated_gradients:n_steps=5", "smoothgrad:n_iter=3", "gradient"])
+def test_layers_that_feed_each_other_and_run_twice(spec):
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower, self.last = nn.Sequential(nn.Linear(4, 5), nn.Tanh()), nn.Linear(10, 2)
+
+        def forward(self, a, b):
+            return self.last(torch.cat([self.tower(a), self.tower(b)], 1))
+
+    model, x = Siamese(), (torch.randn(3, 4), torch.randn(3, 4))
+    together = EXPLAINERS.create(spec, layer=["tower.0", "tower.1"]).bind(model).attribute(x, 1)
+    for layer, values in zip(("tower.0", "tower.1"), together, strict=True):
+        alone = EXPLAINERS.create(spec, layer=layer).bind(model).attribute(x, 1)
+        assert alone.shape == (3, 2, 5)
+        torch.testing.assert_close(values, alone)

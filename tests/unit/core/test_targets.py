@@ -99,7 +99,7 @@ def test_several_targets_take_the_forward_passes_of_one(spec):
     for_one, passes[:] = list(passes), []
     together = explainer.attribute(x, targets)
     assert passes == for_one
-    assert torch.equal(together[0], one)
+    torch.testing.assert_close(together[0], one, rtol=1e-12, atol=1e-15)  # steps that are joined round in another order
     for values, target in zip(together, targets, strict=True):
         assert torch.allclose(values, explainer.attribute(x, target), rtol=1e-9, atol=1e-14)
 

@@ -52,7 +52,7 @@ def test_pickles_text_pipes_and_foreign_zips_are_refused(tmp_path: Path) -> None
     with pytest.raises(InvalidInputError, match="--target .*a.npy is not an array"):
         read_npy(tmp_path / "a.npy", "--target")
     np.save(tmp_path / "b.npy", np.array(["a"]))
-    with pytest.raises(InvalidInputError, match="must hold numbers"):
+    with pytest.raises(InvalidInputError, match="must hold numbers alone, it holds strings"):
         read_npy(tmp_path / "b.npy")
     with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
         archive.writestr("x", "text")

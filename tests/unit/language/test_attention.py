@@ -271,7 +271,14 @@ def test_the_whole_answer_and_units(model):
     [
         (small_models.mamba, {}, "returns no attention weights"),
         (small_models.llama, {"method": "roll"}, "method is one of rollout"),
-        (small_models.t5, {}, "returns no attention weights"),
+        pytest.param(
+            small_models.t5,
+            {},
+            "returns no attention weights",
+            marks=pytest.mark.skipif(
+                not small_models.t5()._supports_sdpa, reason="T5 of transformers 5.0 always computes its weights"
+            ),
+        ),
         (small_models.llama, {"prompt": [[1, 2], [3]]}, "takes one prompt"),
     ],
     ids=["state space", "method", "encoder", "batch"],

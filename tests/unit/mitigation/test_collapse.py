@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from xaikit.mitigation import RRR, Counterexamples
+from xaikit.mitigation.checks import CollapseWatch, DoubtWatch
+from xaikit.mitigation.fabric import OneProcess
 
 X, Y = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
 
@@ -62,3 +64,52 @@ def test_a_model_that_tells_the_classes_is_no_collapse():
     assert not fit(Counterexamples(lr=0.1), nn.Linear(4, 2), y, torch.tensor([1.0, 0, 0, 0]))
     regression = RRR(lr=1e-3)
     assert not fit(regression, nn.Linear(4, 1), torch.rand(64), torch.tensor([1.0, 0, 0, 0]))
+
+
+class OneOfTwo(OneProcess):
+    """The first of two processes; the other one saw the same samples of other classes."""
+
+    def __init__(self, others, classes):
+        self.others, self.classes = others, classes
+
+    def broadcast(self, value):
+        return self.classes
+
+    def sum(self, values):
+        return [a + b for a, b in zip(values, self.others, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("others", "said"), [([40.0, 0, 0, 0, 40, 0], "1 of the model's 3"), ([0, 0, 40.0, 0, 20, 20], "")]
+)
+def test_samples_of_other_processes_count(others, said):
+    """This process saw no class 1 and 2; the other one may have."""
+    ends = {"is_first": True, "is_last": False, "is_told": True, "stacklevel": 2}
+    for seen in (True, False):  # or nothing at all
+        watch = CollapseWatch()
+        if seen:
+            watch.look(torch.eye(3)[torch.zeros(40, dtype=torch.long)], torch.zeros(40, dtype=torch.long))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            watch.close_epoch(RRR(), OneOfTwo(others, 3), **ends)
+        texts = [str(w.message) for w in caught]
+        expected = said if seen else f"{1 + bool(said)} of the model's 3"
+        assert len(texts) == bool(expected)
+        assert all(text.startswith(expected) for text in texts)
+    watch.close_epoch(RRR(), OneOfTwo([40.0, 0, 0, 40, 0, 0], 3), **{**ends, "is_told": False})  # the first one says it
+
+
+@pytest.mark.parametrize(("scale", "is_told"), [(9.0, True), (0.1, False)])
+@pytest.mark.parametrize("last", [True, False])
+def test_flat_probabilities_of_a_class_for_each_position_are_told(last, scale, is_told):
+    labels = torch.arange(12).view(4, 3) % 5
+    logits = scale * nn.functional.one_hot(labels, 5).float()
+    watch = DoubtWatch(RRR(target="label", output="log_probability"))
+    doubt = watch.doubt(logits if last else logits.movedim(-1, 1), labels)
+    assert float(doubt) == pytest.approx(float(1 - logits.softmax(-1).amax(-1).mean()))
+    assert watch.doubt(logits, torch.zeros(4)).isnan()  # labels of another form say nothing
+    watch.add(float(doubt))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        watch.close_epoch(1.0, stacklevel=2)
+    assert bool(caught) is is_told

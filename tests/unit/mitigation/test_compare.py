@@ -33,10 +33,11 @@ def test_intervals_against_scipy():
         "worst kept",
         "worst flipped",
         "changed flipped",
+        "relies",
         "mass vargrad",
     )
     frame = found.to_pandas()
-    assert len(frame) == 12
+    assert len(frame) == 14
     again = json.loads(json.dumps(found.to_dict()))
     assert again["confidence"] == 0.9
     assert again["rows"]["rrr"] == found.rows["rrr"]

@@ -11,6 +11,8 @@ from torch import nn
 
 from xaikit import RRR, assess
 from xaikit.factors.exchange import exchanged, transplanted
+from xaikit.mitigation import mend
+from xaikit.shortcuts import scan
 
 
 def spot(n, size, row, column, height=2):
@@ -151,3 +153,101 @@ def test_a_line_of_another_direction_lends_its_colour():
     # A donor without a region lends what stands at the place.
     empty = torch.stack([line(0.0), 0 * line(0.0)]).expand(2, 3, 9, 9)
     assert torch.equal(exchanged(shade, empty, shade.flip(0), empty.flip(0))[0][empty[0] > 0], shade[1][empty[0] > 0])
+
+
+def marked_in_one_class(n=200, share=0.3):
+    """A bright square anywhere on some images of class 0, which the model goes by; a faint pixel tells both classes."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % 2
+    x, masks = torch.zeros(n, 1, 8, 8), torch.zeros(n, 8, 8)
+    x[:, 0, 7, 7] = 2.0 * y - 1
+    for i in ((y == 0) & (torch.rand(n, generator=generator) < share)).nonzero()[:, 0].tolist():
+        row, column = torch.randint(6, (2,), generator=generator).tolist()
+        x[i, 0, row : row + 2, column : column + 2] = 5
+        masks[i, row : row + 2, column : column + 2] = 1
+    return x, y, masks
+
+
+class GoesByTheSquare(nn.Module):
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, x):
+        score = x[:, 0, 7, 7] - self.weight * x[:, 0, :7].flatten(1).amax(1)
+        return torch.stack([-score, score], 1)
+
+
+def test_a_region_that_some_samples_show_is_put_on_those_that_do_not():
+    """Plasters on some benign images: taken away nothing changes, the harm is done where they are put on others."""
+    x, y, masks = marked_in_one_class()
+    some = [mask if bool(mask.any()) else None for mask in masks]
+    found = assess(GoesByTheSquare(), (x, y), shortcut_masks=some, explainers=(), progress=False)
+    assert found.accuracy["kept"] == 1
+    assert found.accuracy["flipped"] == 0.5
+    assert found.relies
+    assert not assess(GoesByTheSquare(0.0), (x, y), shortcut_masks=some, explainers=(), progress=False).relies
+    mended = mend(
+        GoesByTheSquare(), (x, y), some, methods="counterexamples:lr=0.1,fill=region,lambda_ce=100", n_epochs=10,
+        progress=False,
+    )  # fmt: skip
+    assert mended.tries[0].relies
+    assert not mended.relies
+    measured = scan(GoesByTheSquare(), (x, y), "region", shortcut_masks=some, progress=False).effects[0]
+    assert measured.leads.mean > 0.4  # as many donors of class 0 without a square as with one
+    assert measured.leading_class == 0
+
+
+def test_where_a_region_is_put_that_a_sample_does_not_have():
+    x, donor = torch.zeros(3, 1, 4, 4), torch.arange(16.0).view(1, 1, 4, 4).expand(3, 1, 4, 4)
+    mask, lent = spot(3, 4, 0, 0), spot(3, 4, 1, 2)
+    mask[0], lent[2] = 0, 0
+    changed = exchanged(x, mask, donor, lent)
+    assert torch.equal(changed[0], donor[0] * lent[0])  # where it lies in the donor
+    assert torch.equal(changed[1, 0, :2, :2], donor[1, 0, 1:3, 2:4])  # moved to the sample's own mask
+    assert torch.equal(changed[2], donor[2] * mask[2])  # what the donor has at this place
+    assert torch.equal(exchanged(x, 0 * mask, donor, 0 * lent), x)
+
+
+def test_tokens_that_a_text_does_not_have_are_put_at_the_same_part_of_its_length():
+    x, donors = torch.tensor([[4, 5, 6, 0, 0], [4, 9, 6, 7, 8]]), torch.tensor([[1, 2, 3, 9, 9], [1, 2, 3, 0, 0]])
+    inside, lent = torch.tensor([[0] * 5, [0, 0, 1, 0, 0]]), torch.tensor([[0, 0, 1, 0, 0], [0] * 5])
+    assert exchanged(x, inside.float(), donors, lent.float()).tolist() == [[4, 5, 3, 0, 0], [4, 9, 2, 7, 8]]
+
+
+def test_a_word_in_few_texts_of_one_class_is_lent_by_those_that_have_it():
+    """The word 7 is in 6 of 100 texts of class 1; put into one of class 0 it decides."""
+    y = torch.arange(200) % 2
+    x = torch.stack([3 + y, *torch.randint(5, 7, (4, 200), generator=torch.Generator().manual_seed(0))], 1)
+    x[(y == 1).nonzero()[:6, 0], 2] = 7
+
+    class Reads(nn.Module):
+        def forward(self, tokens):
+            score = (tokens[:, 0] == 4).float() * 2 - 1 + 9.0 * (tokens == 7).any(1)
+            return torch.stack([-score, score], 1)
+
+    options = {"explainers": (), "facts": {"padding": 0}, "progress": False}
+    found = assess(Reads(), (x, y), factor="words:ids=[7]", **options)
+    assert found.relies
+    assert found.groups["flipped"][0] == 0
+    both = assess(Reads(), (x, y), factor=["words:ids=[7]", "words:ids=[9]"], **options)
+    assert both.groups["flipped"][0] == 0
+    assert not assess(Reads(), (x, y), factor="words:ids=[5,6]", **options).relies
+
+
+def test_that_a_word_is_missing_is_lent_too():
+    """The word 7 is in every text of class 0 and in 6 of 100 of class 1; where there is none, the model says 1."""
+    y = torch.arange(200) % 2
+    x = torch.randint(5, 7, (200, 5), generator=torch.Generator().manual_seed(0))
+    x[y == 0, 2] = 7
+    x[(y == 1).nonzero()[:6, 0], 2] = 7
+
+    class Reads(nn.Module):
+        def forward(self, tokens):
+            score = 1.0 - 2.0 * (tokens == 7).any(1)
+            return torch.stack([-score, score], 1)
+
+    found = assess(Reads(), (x, y), factor="words:ids=[7]", explainers=(), facts={"padding": 0}, progress=False)
+    assert found.accuracy["kept"] == 0.97
+    assert found.relies
+    assert found.groups["flipped"][0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -85,10 +86,26 @@ def test_lists_that_cannot_be(fooled, shortcut, kind, sentence):
         mend(model, (x, y), shortcut, **QUICK)
 
 
+@pytest.mark.parametrize("name", ["mask.png", Path("masks") / "mask.npy", "masks/", "C:\\masks\\plaster.TIF"])
+def test_a_mask_is_no_file(fooled, name):
+    model, x, y = fooled
+    for call in (
+        lambda: mend(model, (x, y), name, **QUICK),
+        lambda: assess(model, (x, y), factor=name, progress=False),
+        lambda: scan(model, (x, y), name, progress=False),
+    ):
+        with pytest.raises(InvalidInputError, match="names a file; read it first, .* on the command line --mask"):
+            call()
+    with pytest.raises(InvalidTypeError, match="of a file what numpy.load or PIL.Image.open reads"):
+        assess(model, (x, y), shortcut_masks=name, progress=False)
+
+
 def test_one_class_has_no_shortcut(fooled):
     model, x, y = fooled
     with pytest.raises(InvalidInputError, match="all samples to train on are of class 0; pass samples of two classes"):
         mend(model, (x[y == 0], y[y == 0]), "corner", **QUICK)
+    with pytest.raises(InvalidInputError, match=r"all held-out samples are of class 1; pass validation=\(x, y\)"):
+        mend(model, (x, y), "corner", validation=(x[y == 1], y[y == 1]), **QUICK)
     with pytest.raises(InvalidInputError, match="assess needs samples of two classes"):
         _ = assess(model, (x[y == 0], y[y == 0]), factor="corner", explainers=(), progress=False).relies
 
@@ -117,11 +134,17 @@ def test_samples_that_require_gradients_and_facts_of_arrays(fooled):
     assert DataFacts.of(torch.eye(4).long(), kind="text", special=np.array([0, 3])).special == (0, 3)
 
 
+def test_factors_that_are_none_are_refused(fooled):
+    model, x, y = fooled
+    with pytest.raises(InvalidTypeError, match="expected factor as a name"):
+        scan(model, (x, y), 5, progress=False)
+
+
 def test_few_samples_are_told_in_the_verdict(fooled):
     model, x, y = fooled
     judged = assess(model, (x[:2], y[:2]), factor="corner:size=2", explainers=(), progress=False)
     assert not judged.relies
-    assert judged.verdict.endswith("2 samples are too few to tell more")
+    assert judged.verdict.startswith("2 samples are too few to tell whether it relies on it: 100.0 % of predictions")
     alike = dataclasses.replace(judged, reliance=Interval(-0.1, 0.05, 0.2, 0.95, 200))
     assert alike.verdict.endswith("which tells nothing")
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from xaikit.mitigation import Assessment, assess, mend
+from xaikit.shortcuts import scan
 
 
 def corner():
@@ -47,21 +48,72 @@ def jittered(n=400, seed=0):
     return (x, y), mask
 
 
-def test_a_weak_model_that_any_exchange_confuses_does_not_rely_on_the_shortcut():
-    data, mask = jittered()
-    weak = measure(Jittery(0.0), data, shortcut_masks=mask, explainers=())
-    assert 0.5 < weak.accuracy["kept"] < 0.7
+class Confused(nn.Module):
+    """Which of two pixels is the higher one decides, or the lower one: the row that tells nothing says which."""
+
+    def forward(self, x):
+        score = x[:, 0, 0, 0] * x[:, 0, 2, 0].sign()
+        return torch.stack([-score, score], 1)
+
+
+def test_a_model_that_any_exchange_confuses_does_not_rely_on_the_shortcut():
+    (x, y), mask = jittered()
+    x[:, 0, 2, 0] = torch.where(torch.rand(400, generator=torch.Generator().manual_seed(1)) < 0.8, 1.0, -1.0)
+    weak = measure(Confused(), (x, y), shortcut_masks=mask, explainers=())
+    assert 0.5 < weak.accuracy["kept"] < 0.75
     assert weak.changed["flipped"] > 0.3
     assert weak.reliance is not None
     assert abs(weak.reliance.mean) < 0.1
     assert not weak.relies
     assert weak.verdict.startswith("does not rely on it: ")
     assert "change by an exchange within a class" in weak.verdict
-    fooled = measure(Jittery(8.0), data, shortcut_masks=mask, explainers=())
+    fooled = measure(Jittery(8.0), jittered()[0], shortcut_masks=mask, explainers=())
     assert 0.7 < fooled.accuracy["kept"] < 0.95
     assert fooled.relies
     assert fooled.reliance.low > 0.2
     assert "within a class" not in fooled.verdict
+    assert "tells nothing of the label" not in fooled.verdict
+
+
+@pytest.mark.parametrize("named", [{"shortcut_masks": corner()}, {"factor": "corner:size=1"}])
+def test_a_shortcut_is_followed_also_where_it_tells_nothing_of_the_label(named):
+    """In a balanced test set an exchange within a class changes as many predictions as one between classes."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(300) % 2
+    x = torch.randn(300, 1, 3, 3, generator=generator)
+    x[:, 0, 0, 0] = torch.randint(2, (300,), generator=generator) * 2.0 - 1
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.eye(9)[:2] * torch.tensor([[-3.0], [0.0]]))
+        model[1].bias.zero_()
+    found = measure(model, (x, y), explainers=(), **named)
+    assert abs(found.reliance.mean) < 0.1
+    assert found.follows.mean == 1
+    assert found.relies
+    assert found.verdict.endswith("; they follow it, though in these samples it tells nothing of the label")
+    first = scan(model, (x, y), "corner:size=1", progress=False).effects[0]
+    assert first.follows.mean == 1
+    with torch.no_grad():
+        model[1].weight.copy_(torch.eye(9)[4:6] * 3)
+    free = measure(model, (x, y), explainers=(), **named)
+    assert not free.relies
+    assert free.changed["flipped"] == 0
+
+
+def test_a_model_is_mended_by_samples_in_which_the_shortcut_tells_nothing_of_the_label():
+    y = torch.arange(400) % 2
+    signs = 2.0 * y - 1
+    random = torch.randint(2, (400,), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-4.0, -0.1], [4.0, 0.1]]))
+        model.bias.zero_()
+    validation = (torch.stack([random, signs], 1), y)
+    settings = {"validation": validation, "methods": "counterexamples:lr=0.05,lambda_ce=100", "n_epochs": 20}
+    result = mend(model, (torch.stack([signs, signs], 1), y), "column:indices=[0]", progress=False, **settings)
+    assert result.tries[0].relies
+    assert not result.relies
+    assert result.chosen.accuracy_exchanged == 1
 
 
 def test_reliance_is_what_a_plain_loop_counts():

@@ -12,6 +12,8 @@ from torch import nn
 
 import xaikit
 from xaikit import Gradient, IntegratedGradients, Report, explain_dataset
+from xaikit.core.results import Interval
+from xaikit.mitigation import Assessment, Comparison
 from xaikit.report import Names
 from xaikit.report.cards import drawn
 from xaikit.report.conclusion import Digest
@@ -172,3 +174,16 @@ def test_a_third_is_named_where_no_ninth_holds_most(tmp_path, rows, columns, pla
         conclusion(Report([run]))[1]
         == f"What it looks at: 100 % of the relevance lies in {place} third of the pictures."
     )
+
+
+@pytest.mark.parametrize(("equally", "said"), [(0.5, "still relies"), (0.05, "does not rely")])
+def test_the_page_says_what_the_assessment_says(equally, said):
+    """A rare class is a twentieth of the predictions, and half of two classes."""
+    shares = {"kept": 1.0, "flipped": 0.95}
+    result = Assessment(
+        shares, {name: {0: share} for name, share in shares.items()}, {"flipped": 0.05}, {}, None, 400,
+        reliance=Interval(0.3, 0.5, 0.7, 0.95, 20), changed_by_class={"flipped": equally},
+    )  # fmt: skip
+    assert said in result.verdict
+    (table, *_) = mitigation_sections(Comparison({"after": [result.row()]}))
+    assert f"The model {said} on" in table.conclusion

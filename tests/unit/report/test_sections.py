@@ -96,7 +96,7 @@ def test_a_search_without_a_choice_has_no_empty_figures(model, data):
 def test_a_mitigation_is_before_and_after(comparison):
     first, *pictures = mitigation_sections(comparison)
     assert first.columns == ["measure", "before", "after"]
-    arrows = {"accuracy": "↑", "worst": "↑", "changed": "↓", "mass": "↓", "reliance": "↓"}
+    arrows = {"accuracy": "↑", "worst": "↑", "changed": "↓", "mass": "↓", "reliance": "↓", "relies": "↓"}
     assert {row["measure"]: row["after"] for row in first.rows} == {
         f"{m} {arrows[m.split()[0]]}": comparison.mean("after", m) for m in comparison.measures
     }

@@ -96,6 +96,7 @@ def test_tables_attributions_and_samples_without_relevance():
 @pytest.mark.parametrize(
     ("attributions", "mask", "options", "error", "words"),
     [
+        (torch.rand(4, 1, 6, 5), None, {}, InvalidInputError, "must be told which region: pass masks"),
         (torch.rand(4, 1, 6, 5), torch.zeros(6, 5), {}, InvalidInputError, "zero everywhere"),
         (torch.rand(4, 1, 6, 5), torch.ones(6, 5), {}, InvalidInputError, "covers everything"),
         (

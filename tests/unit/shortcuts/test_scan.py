@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError
-from xaikit.core.intervals import paired_interval, share_interval
+from xaikit.core.intervals import difference_interval, paired_interval, share_interval
 from xaikit.factors import Corner, DataFacts, Hue
 from xaikit.factors.donors import DonorPool
 from xaikit.mitigation import assess
@@ -240,6 +240,11 @@ def test_intervals():
     margin = stats.norm.ppf(0.95) * values.std() / math.sqrt(102)
     assert (interval.low, interval.high) == pytest.approx((values.mean() - margin, values.mean() + margin))
     assert interval.mean == pytest.approx((first.double() - second.double()).mean().item())
+    interval = difference_interval(hits, second[:50], 0.9)
+    a, b = (np.append(part, [1, 0]) for part in (hits.numpy(), second[:50].numpy()))  # one of each outcome added
+    margin = stats.norm.ppf(0.95) * math.sqrt(a.var() / 102 + b.var() / 52)
+    assert (interval.low, interval.high) == pytest.approx((a.mean() - b.mean() - margin, a.mean() - b.mean() + margin))
+    assert interval.mean == pytest.approx(0.3 - second[:50].double().mean().item())
 
 
 def test_few_samples_do_not_decide():
