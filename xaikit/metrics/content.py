@@ -112,9 +112,11 @@ def _module(model: nn.Module, seen: dict[int, Any]) -> Iterator[bytes]:
     for name, module in model.named_modules():
         state = {k: v for k, v in vars(module).items() if k not in NOT_STATE}
         # Hooks stand under numbers that count up in a process.
-        held = {k: list(v.values()) if k.endswith("hooks") and isinstance(v, dict) else v for k, v in state.items()}
+        attributes = {
+            k: list(v.values()) if k.endswith("hooks") and isinstance(v, dict) else v for k, v in state.items()
+        }
         tensors = dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
-        yield from _parts((name, type(module), tensors, held), seen)
+        yield from _parts((name, type(module), tensors, attributes), seen)
 
 
 def _code(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
