@@ -95,9 +95,9 @@ def main() -> None:
             from_peer = (parts - of_peer).abs().max() / of_peer.abs().max()
             ratios, over_zennit = [], []
             for _ in range(ROUNDS):
-                own = seconds(together)
-                ratios.append(own / seconds(one_backward_each))
-                over_zennit.append(own / seconds(by_zennit))
+                ours = seconds(together)
+                ratios.append(ours / seconds(one_backward_each))
+                over_zennit.append(ours / seconds(by_zennit))
             rows.append(
                 [cls.NAME, net.__name__, layer, f"{n} x {channels} x {size} x {size}", spread(over_zennit),
                  spread(ratios), f"{from_peer:.0e}", f"{difference:.0e}", "" if missed is None else f"{missed:.0e}"]

@@ -52,13 +52,13 @@ def digest_of(*values: Any) -> str:
     Raises:
         UnknownContentError: for any other object.
     """
-    digest, seen = hashlib.sha256(), dict[int, Any]()
-    for part in _parts(values, seen):
+    digest, visited = hashlib.sha256(), dict[int, Any]()
+    for part in _parts(values, visited):
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
 
-def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+def _parts(value: Any, visited: dict[int, Any]) -> Iterator[bytes]:
     if isinstance(value, (*PLAIN, np.generic)):
         yield f"{type(value).__name__} {value!r}".encode()
     elif isinstance(value, (Tensor, np.ndarray)):
@@ -68,32 +68,32 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
         items = value.items() if isinstance(value, Mapping) else value
         for item in sorted(items, key=repr) if isinstance(value, Set) else items:
             for part in item if isinstance(value, Mapping) else (item,):
-                yield from _parts(part, seen)
-    elif id(value) in seen:
-        yield f"again {seen[id(value)][0]}".encode()
+                yield from _parts(part, visited)
+    elif id(value) in visited:
+        yield f"again {visited[id(value)][0]}".encode()
     else:
-        seen[id(value)] = len(seen), value  # held, so that no other object gets its id
-        yield from _object(value, seen)
+        visited[id(value)] = len(visited), value  # held, so that no other object gets its id
+        yield from _object(value, visited)
 
 
-def _object(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+def _object(value: Any, visited: dict[int, Any]) -> Iterator[bytes]:
     if isinstance(value, nn.Module):
-        yield from _module(value, seen)
+        yield from _module(value, visited)
     elif isinstance(value, Batch):
-        yield from _parts((value.inputs, value.labels, value.masks), seen)
+        yield from _parts((value.inputs, value.labels, value.masks), visited)
     elif isinstance(value, Configured):
-        yield from _parts((type(value), {n: v for n, v in value.settings().items() if n != "model"}), seen)
+        yield from _parts((type(value), {n: v for n, v in value.settings().items() if n != "model"}), visited)
     elif isinstance(value, functools.partial):
-        yield from _parts(("partial", value.func, value.args, value.keywords), seen)
+        yield from _parts(("partial", value.func, value.args, value.keywords), visited)
     elif isinstance(value, types.MethodType):
-        yield from _parts(("method", value.__func__, value.__self__), seen)
+        yield from _parts(("method", value.__func__, value.__self__), visited)
     elif isinstance(value, (types.FunctionType, type)):
-        yield from _code(value, seen)
+        yield from _code(value, visited)
     elif isinstance(value, (types.BuiltinFunctionType, types.ModuleType)):
         yield f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', value.__name__)}".encode()
     elif _package(type(value)) is not None and hasattr(value, "__dict__"):  # such as a transformers config
         # A hash is of the other attributes, and another number in each process.
-        yield from _parts((type(value), {k: v for k, v in vars(value).items() if not k.endswith("_hash")}), seen)
+        yield from _parts((type(value), {k: v for k, v in vars(value).items() if not k.endswith("_hash")}), visited)
     else:
         raise UnknownContentError(f"a {type(value).__name__}")
 
@@ -107,7 +107,7 @@ def _tensor(value: Tensor) -> Iterator[bytes]:
     yield plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
-def _module(model: nn.Module, seen: dict[int, Any]) -> Iterator[bytes]:
+def _module(model: nn.Module, visited: dict[int, Any]) -> Iterator[bytes]:
     yield repr(model).encode()
     for name, module in model.named_modules():
         state = {k: v for k, v in vars(module).items() if k not in NOT_STATE}
@@ -116,27 +116,27 @@ def _module(model: nn.Module, seen: dict[int, Any]) -> Iterator[bytes]:
             k: list(v.values()) if k.endswith("hooks") and isinstance(v, dict) else v for k, v in state.items()
         }
         tensors = dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
-        yield from _parts((name, type(module), tensors, attributes), seen)
+        yield from _parts((name, type(module), tensors, attributes), visited)
 
 
-def _code(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+def _code(value: Any, visited: dict[int, Any]) -> Iterator[bytes]:
     package = _package(value)
     yield f"{value.__module__} {value.__qualname__} {package}".encode()
     if package is not None:
         return
     if isinstance(value, type):
         for base in value.__mro__[1:]:
-            yield from _parts((base,), seen)
+            yield from _parts((base,), visited)
         for name, member in vars(value).items():
             function = isinstance(member, types.FunctionType)
             if name in DERIVED or (name.startswith("__") and not function):
                 continue
             yield name.encode()
-            yield from _parts(_plain_member(member), seen)
+            yield from _parts(_plain_member(member), visited)
         return
     cells = [cell.cell_contents for cell in value.__closure__ or ()]
-    yield from _compiled(value.__code__, value.__globals__, seen)
-    yield from _parts((value.__defaults__, value.__kwdefaults__, cells), seen)
+    yield from _compiled(value.__code__, value.__globals__, visited)
+    yield from _parts((value.__defaults__, value.__kwdefaults__, cells), visited)
 
 
 def _plain_member(member: Any) -> Any:
@@ -148,17 +148,17 @@ def _plain_member(member: Any) -> Any:
     return member.func if isinstance(member, functools.cached_property) else member
 
 
-def _compiled(code: types.CodeType, space: Mapping[str, Any], seen: dict[int, Any]) -> Iterator[bytes]:
+def _compiled(code: types.CodeType, space: Mapping[str, Any], visited: dict[int, Any]) -> Iterator[bytes]:
     yield code.co_code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _compiled(constant, space, seen)
+            yield from _compiled(constant, space, visited)
         else:
-            yield from _parts(constant, seen)
+            yield from _parts(constant, visited)
     for name in code.co_names:
         yield name.encode()
         if name in space:
-            yield from _parts(space[name], seen)
+            yield from _parts(space[name], visited)
 
 
 def _package(value: Any) -> str | None:
