@@ -8,6 +8,7 @@ import importlib.metadata
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,11 @@ def _object(value: Any, visited: dict[int, Any]) -> Iterator[bytes]:
         yield from _parts(("method", value.__func__, value.__self__), visited)
     elif isinstance(value, (types.FunctionType, type)):
         yield from _code(value, visited)
-    elif isinstance(value, (types.BuiltinFunctionType, types.ModuleType)):
-        yield f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', value.__name__)}".encode()
-    elif _package(type(value)) is not None and hasattr(value, "__dict__"):  # such as a transformers config
+    elif isinstance(value, types.BuiltinFunctionType):
+        yield f"{value.__module__} {value.__qualname__}".encode()
+    elif isinstance(value, types.ModuleType):
+        yield from _imported(value, visited)
+    elif _package_of(type(value)) is not None and hasattr(value, "__dict__"):  # such as a transformers config
         # A hash is of the other attributes, and another number in each process.
         yield from _parts((type(value), {k: v for k, v in vars(value).items() if not k.endswith("_hash")}), visited)
     else:
@@ -120,7 +123,7 @@ def _module(model: nn.Module, visited: dict[int, Any]) -> Iterator[bytes]:
 
 
 def _code(value: Any, visited: dict[int, Any]) -> Iterator[bytes]:
-    package = _package(value)
+    package = _package_of(value)
     yield f"{value.__module__} {value.__qualname__} {package}".encode()
     if package is not None:
         return
@@ -137,6 +140,21 @@ def _code(value: Any, visited: dict[int, Any]) -> Iterator[bytes]:
     cells = [cell.cell_contents for cell in value.__closure__ or ()]
     yield from _compiled(value.__code__, value.__globals__, visited)
     yield from _parts((value.__defaults__, value.__kwdefaults__, cells), visited)
+
+
+def _imported(module: types.ModuleType, visited: dict[int, Any]) -> Iterator[bytes]:
+    """The version of an installed module; of the user's own its file, its constants and what it imports itself."""
+    package = _package(module.__name__)
+    yield f"{module.__name__} {package}".encode()
+    if package is not None:
+        return
+    if getattr(module, "__file__", None) is None:
+        raise UnknownContentError(f"the module {module.__name__}, which has no file")
+    yield Path(str(module.__file__)).read_bytes()
+    for name, item in list(vars(module).items()):
+        elsewhere = isinstance(item, (types.FunctionType, type)) and item.__module__ != module.__name__
+        if not name.startswith("__") and (elsewhere or isinstance(item, (types.ModuleType, *PLAIN))):
+            yield from _parts((name, item), visited)
 
 
 def _plain_member(member: Any) -> Any:
@@ -161,9 +179,13 @@ def _compiled(code: types.CodeType, space: Mapping[str, Any], visited: dict[int,
             yield from _parts(space[name], visited)
 
 
-def _package(value: Any) -> str | None:
+def _package_of(value: Any) -> str | None:
     """The installed package that a class or function comes from, with its version; None for the user's own code."""
-    root = (getattr(value, "__module__", None) or "").partition(".")[0]
+    return _package(getattr(value, "__module__", None) or "")
+
+
+def _package(name: str) -> str | None:
+    root = name.partition(".")[0]
     if root == __name__.partition(".")[0]:
         return f"xaikit {importlib.metadata.version('xaikit')}"
     if root in sys.stdlib_module_names and root != "__main__":

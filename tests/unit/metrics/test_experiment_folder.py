@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +164,28 @@ def test_lrp_and_several_tensors(tmp_path):
             LRPUniformEpsilon(), "entropy", progress=False
         )
         assert table == evaluate(LRPUniformEpsilon(), "entropy", [((x, x / 2), y)], model=Two(), progress=False)
+
+
+def test_a_module_of_the_users_counts_with_its_file_and_what_it_imports(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "users_scale.py").write_text("import math\n\n\ndef scale(x):\n    return x * math.pi\n")
+    (tmp_path / "users_helpers.py").write_text(
+        "import users_scale\n\nSHIFT = 1\n\n\ndef f(x):\n    return users_scale.scale(x) + SHIFT\n"
+    )
+    helpers = importlib.import_module("users_helpers")
+
+    def measured(x):
+        return helpers.f(x)
+
+    digests = {digest_of(measured)}
+    assert digest_of(measured) in digests
+    helpers.SHIFT = 2
+    digests.add(digest_of(measured))
+    helpers.SHIFT = 1
+    (tmp_path / "users_scale.py").write_text("def scale(x):\n    return x * 3\n")
+    digests.add(digest_of(measured))
+    (tmp_path / "users_helpers.py").write_text("def f(x):\n    return x\n")
+    digests.add(digest_of(measured))
+    assert len(digests) == 4
+    with pytest.raises(UnknownContentError, match="the module users_none, which has no file"):
+        digest_of(types.ModuleType("users_none"))
