@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from xaikit.core.model_state import Modules
 
 Values = Sequence[Tensor | None]
-AGREEMENT = 0.01  # two differences that are nearer than this are following for the derivative
+AGREEMENT = 0.01  # two differences that are nearer than this stand for the derivative
 DEVIATION = 0.05  # and torch's must be nearer than this
 
 

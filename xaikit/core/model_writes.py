@@ -11,10 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.object_states import (
-    KINDS,
     MAX_ELEMENTS,
+    access_to,
     attributes_of,
-    has_own_kind,
     holds_attributes,
     same_state,
     set_attributes,
@@ -58,8 +57,8 @@ class WrittenObjects:
             if len(value) <= LARGE_CONTAINER:
                 self._before.append((value, value.copy(), path))
                 items = list(value.values() if isinstance(value, Mapping) else value)
-        elif has_own_kind(value):
-            self._before.append((value, KINDS[kind].read(value), path | {kind}))
+        elif access := access_to(value):
+            self._before.append((value, access.read(value), path | {kind}))
         elif holds_attributes(value):
             path |= {kind}
             self._before.append((value, attributes_of(value), path))
@@ -88,11 +87,10 @@ def _put_back(value: Any, before: Any) -> bool:
         if changed:  # another thread that reads it must not find it empty for nothing
             value.clear()
             (value.extend if hasattr(value, "extend") else value.update)(before)
-    elif type(value) in KINDS:
-        kind = KINDS[type(value)]
-        changed = not same_state(kind.read(value), before)
+    elif access := access_to(value):
+        changed = not same_state(access.read(value), before)
         if changed:
-            kind.write(value, before)
+            access.write(value, before)
     else:
         now = attributes_of(value)
         changed = now.keys() != before.keys() or any(now[name] is not item for name, item in before.items())
@@ -232,8 +230,7 @@ def _differs(original: Any, copy: Any, replica: Replica, depth: int) -> bool:  #
             _differs(a, b, replica, depth - 1) for a, b in zip(original, copy, strict=True)
         )
     if type(original) in replica.private_classes:
-        if type(original) in KINDS:
-            read = KINDS[type(original)].read
-            return not same_state(read(original), read(copy))
+        if access := access_to(original):
+            return not same_state(access.read(original), access.read(copy))
         return _differs(attributes_of(original), attributes_of(copy), replica, depth - 1)
     return False  # a method, a partial: made anew for the copy

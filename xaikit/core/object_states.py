@@ -51,7 +51,7 @@ def _generator(generator: torch.Generator) -> torch.Generator:
     return copy
 
 
-KINDS: dict[type, Access] = {
+ACCESS: dict[type, Access] = {
     torch.Generator: Access(lambda g: g.get_state(), lambda g, state: g.set_state(state) and None, _generator),
     np.random.Generator: Access(
         lambda g: deepcopy(g.bit_generator.state), lambda g, state: setattr(g.bit_generator, "state", state)
@@ -64,18 +64,16 @@ KINDS: dict[type, Access] = {
 }
 
 
-def has_own_kind(value: Any) -> bool:
-    """Whether a value is of one of `KINDS`, and not large.
+def access_to(value: Any) -> Access | None:
+    """How the state of a value is read and written; None for one of other classes, or an array that is data.
 
     Args:
         value: of any type.
     """
-    kind = type(value)
-    if kind not in KINDS:
-        return False
-    return kind is not np.ndarray or (
-        value.size <= MAX_ELEMENTS and not value.dtype.hasobject and value.flags.writeable
-    )
+    if not isinstance(value, np.ndarray):
+        return ACCESS.get(type(value))
+    is_state = value.size <= MAX_ELEMENTS and not value.dtype.hasobject and value.flags.writeable
+    return ACCESS[np.ndarray] if is_state else None
 
 
 def same_state(first: Any, second: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xaikit.core.object_states import KINDS, attributes_of, empty_object, has_own_kind, holds_attributes, set_attributes
+from xaikit.core.object_states import access_to, attributes_of, empty_object, holds_attributes, set_attributes
 from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, PLAIN_TYPES
 
 MAX_DEPTH = 5
@@ -41,8 +41,8 @@ def _copied(value: Any, copies: dict[int, Any], depth: int) -> Any:
             new = kind(*items) if hasattr(value, "_fields") else kind(items)
     elif isinstance(value, (*CONTAINERS, MutableMapping)):
         new = _container(value, copies, depth)
-    elif has_own_kind(value):
-        new = KINDS[kind].copy(value)
+    elif access := access_to(value):
+        new = access.copy(value)
     elif holds_attributes(value):
         new = copies[id(value)] = empty_object(kind)
         set_attributes(new, {name: _copied(item, copies, depth - 1) for name, item in attributes_of(value).items()})

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from xaikit.core.earlier_statistics import earlier_statistics
 from xaikit.core.errors import InvalidInputError, XaikitError
-from xaikit.core.object_states import KINDS, attributes_of, empty_object, set_attributes, slot_names, slots_of
+from xaikit.core.object_states import (
+    access_to,
+    attributes_of,
+    empty_object,
+    holds_attributes,
+    set_attributes,
+    slot_names,
+    slots_of,
+)
 from xaikit.core.registered_hooks import HOOKS, RegisteredHooks
 from xaikit.core.torch_private import DisableTorchFunction, buffers_of, children_of, parameters_of
 
@@ -199,19 +207,19 @@ class Replica:
                 *(self._private(a) for a in value.args),
                 **{k: self._private(v) for k, v in value.keywords.items()},
             )
-        if kind in self.private_classes and not self._share_state:
+        if kind in self.private_classes and not self._share_state and (access_to(value) or holds_attributes(value)):
             return self._object(value)
         self.holders.append(value)
         return value
 
     def _object(self, value: Any) -> Any:
-        kind = type(value)
-        if kind in KINDS and id(value) not in self._containers:
-            self._containers[id(value)] = KINDS[kind].copy(value)
-        elif id(value) not in self._containers:
-            self._containers[id(value)] = copy = empty_object(kind)
+        if id(value) in self._containers:
+            return self._containers[id(value)]
+        access = access_to(value)
+        copy = self._containers[id(value)] = empty_object(type(value)) if access is None else access.copy(value)
+        if access is None:
             set_attributes(copy, {name: self._private(item) for name, item in attributes_of(value).items()})
-        return self._containers[id(value)]
+        return copy
 
     @contextlib.contextmanager
     def restarted(self, written: Iterable[tuple[nn.Module, str]]) -> Iterator[None]:

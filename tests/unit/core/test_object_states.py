@@ -36,6 +36,10 @@ class Slotted:
         self.n = 0
 
 
+class Grid(np.ndarray):
+    pass
+
+
 class Outer:
     def __init__(self):
         self.inner = Cache()
@@ -64,6 +68,7 @@ WRITES = {
     "default dict": (lambda: collections.defaultdict(list), lambda v, x: v["sizes"].append(len(x))),
     "a tensor in a list": (lambda: [torch.zeros(2)], lambda v, _x: v[0].add_(1)),
     "array of numpy": (lambda: np.zeros(3), lambda v, _x: v.__iadd__(1)),
+    "array of a subclass": (lambda: np.zeros(3).view(Grid), lambda v, _x: v.__iadd__(1)),
     "array of Python": (lambda: array.array("d"), lambda v, _x: v.append(1.0)),
     "bytes": (bytearray, lambda v, _x: v.append(1)),
     "object": (Cache, Cache.add),
@@ -113,6 +118,15 @@ def test_what_the_model_holds_is_as_it_was(name, kind, spec):
         assert model.value is value
         assert state(value) == before
     assert profile_of(model)[1].replicable is (kind is Holds)
+
+
+def test_large_arrays_are_data_beside_one_that_is_written():
+    data = np.zeros(2**20 + 1, dtype=np.int8)
+    model, x = Holds([np.zeros(3), data], lambda v, _x: v[0].__iadd__(1)), torch.randn(3, 4)
+    for _ in range(2):
+        EXPLAINERS.create("gradient").bind(model).attribute(x, 1)
+        assert not model.value[0].any()
+        assert model.value[1] is data
 
 
 @pytest.mark.parametrize("draw", [np.random.normal, random.random], ids=["numpy", "Python"])
