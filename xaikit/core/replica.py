@@ -24,11 +24,13 @@ from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.core.object_states import (
     access_to,
     attributes_of,
+    body_of,
     empty_object,
     holds_attributes,
     set_attributes,
     slot_names,
     slots_of,
+    users_classes,
 )
 from xaikit.core.registered_hooks import HOOKS, RegisteredHooks
 from xaikit.core.torch_private import DisableTorchFunction, buffers_of, children_of, parameters_of
@@ -98,6 +100,7 @@ class Replica:
         self._tensors: dict[int, Tensor] = {}
         self._containers: dict[int, Any] = {}
         self._slots: dict[type, tuple[str, ...]] = {}
+        self._bodies: dict[type, dict[str, Any]] = {}
         self.holders: list[Any] = []  # functions and objects that may refer to a module
         self._copied_hooks: set[int] = set()  # their keys, which are unique
         self.copies: dict[nn.Module, nn.Module] = {module: _empty_copy(module) for module in originals}
@@ -140,6 +143,18 @@ class Replica:
         for name in self._slots_of_kind(type(module)):
             if hasattr(module, name):
                 object.__setattr__(self.copies[module], name, self._private(getattr(module, name)))
+        if not self._share_state:
+            state.update(self._of_body(module))
+
+    def _of_body(self, module: nn.Module) -> dict[str, Any]:
+        """Copies of what the body of the module's class holds and a pass may write into by `self`."""
+        kind = type(module)
+        if kind not in self._bodies:
+            held = [item for base in users_classes(kind) for item in body_of(base).items()]
+            self._bodies[kind] = {k: v for k, v in held if type(v) not in PLAIN_TYPES}
+        values = {k: v for k, v in self._bodies[kind].items() if k not in vars(module)}
+        copies = {k: self._private(v) for k, v in values.items()}
+        return {k: v for k, v in copies.items() if v is not values[k]}
 
     def _slots_of_kind(self, kind: type) -> tuple[str, ...]:
         if kind not in self._slots:
@@ -259,6 +274,7 @@ class Replica:
             else:
                 buffers_of(copy).pop(name, None)
                 vars(copy).pop(name, None)
+                vars(copy).update((k, v) for k, v in self._of_body(module).items() if k == name)
         for module, copy in self.copies.items():  # another thread's pass may have registered some by now
             for table in HOOKS:
                 present = vars(copy)[table]

@@ -120,6 +120,49 @@ def test_what_the_model_holds_is_as_it_was(name, kind, spec):
     assert profile_of(model)[1].replicable is (kind is Holds)
 
 
+class Counts(nn.Module):
+    """Counts its passes and keeps what they read in the body of its class."""
+
+    passes, last, memory, sizes, cache = 0, None, torch.zeros(2), [1], Cache()
+
+    def __init__(self, by_class):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.by_class = nn.Linear(4, 2), by_class
+
+    def forward(self, x):
+        holder = type(self) if self.by_class else self
+        holder.sizes.append(len(x))
+        holder.memory += 1
+        holder.cache.add()
+        holder.passes += 1
+        holder.last = x
+        holder.new = x
+        passes = holder.passes + len(holder.sizes) + holder.cache.n + float(holder.memory[0])
+        return self.layer(x).tanh() * (5 if self.by_class else passes)  # by the class no pass starts anew
+
+
+class Counted(Counts):
+    passes = 0
+
+
+@pytest.mark.parametrize("by_class", [False, True], ids=["self", "class"])
+@pytest.mark.parametrize("spec", [*SPECS, "integrated_gradients:n_steps=4"])
+@pytest.mark.parametrize("kind", [Counts, Counted])
+def test_what_the_classes_of_the_model_hold_is_as_it_was(kind, spec, by_class):
+    model, x = kind(by_class), torch.randn(3, 4)
+    before = [dict(vars(c)) for c in (Counts, Counted)]
+    results = [EXPLAINERS.create(spec).bind(model).attribute(x, 1) for _ in range(2)]
+    assert [dict(vars(c)) for c in (Counts, Counted)] == before
+    assert (Counts.sizes, Counts.memory.tolist(), vars(Counts.cache)) == ([1], [0, 0], {"n": 0, "items": []})
+    assert "last" not in vars(model)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    if spec == "gradient":
+        passes = 1 + 2 + 1 + 1  # one of each, and the size that was in the list
+        grads = torch.autograd.functional.jacobian(lambda x: model.layer(x).tanh()[:, 1].sum() * passes, x)
+        torch.testing.assert_close(results[0], grads)
+
+
 def test_large_arrays_are_data_beside_one_that_is_written():
     data = np.zeros(2**20 + 1, dtype=np.int8)
     model, x = Holds([np.zeros(3), data], lambda v, _x: v[0].__iadd__(1)), torch.randn(3, 4)
