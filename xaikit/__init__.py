@@ -229,13 +229,13 @@ def _load(name: str) -> Any:
         kind = ImportError if _asked_by_import() else AttributeError
         raise kind(f"xaikit.{name} is in {home} now: from {home} import {name}")
     if name not in _HOME_OF:
-        if not _asked_by_import():
-            raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
-        if room := _subpackage_with(name):
+        if _asked_by_import() and (room := _subpackage_with(name)):
             raise ImportError(f"{name} is in {room}: from {room} import {name}")
-        from xaikit.core.errors import close_names
+        if _asked_by_import():
+            from xaikit.core.errors import close_names
 
-        raise ImportError(f"cannot import name {name!r} from 'xaikit'{close_names(name, (*_HOME_OF, *_NEW_HOME_OF, *_ROOMS))}")
+            raise ImportError(f"cannot import name {name!r} from 'xaikit'{close_names(name, _HOME_OF)}")
+        raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
