@@ -231,6 +231,10 @@ def _load(name: str) -> Any:
     if name not in _HOME_OF:
         if _asked_by_import() and (room := _subpackage_with(name)):
             raise ImportError(f"{name} is in {room}: from {room} import {name}")
+        if _asked_by_import():
+            from xaikit.core.errors import close_names
+
+            raise ImportError(f"cannot import name {name!r} from 'xaikit'{close_names(name, _HOME_OF)}")
         raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value

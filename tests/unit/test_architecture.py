@@ -261,7 +261,7 @@ def test_a_name_that_moved_says_where_it_is():
         assert not hasattr(xaikit, name)
         with pytest.raises(ImportError, match=rf"^xaikit.{name} is in {home} now"):
             exec(f"from xaikit import {name}")  # noqa: S102
-    with pytest.raises(ImportError, match="cannot import name 'VarGard'"):
+    with pytest.raises(ImportError, match="cannot import name 'VarGard' from 'xaikit'; did you mean 'VarGrad'"):
         from xaikit import VarGard  # noqa: F401
 
 

@@ -267,7 +267,7 @@ def allowed_shapes(x: Tensor) -> str:
 
 
 def refuse_boxes(mask: Tensor, x: Tensor, what: str = WHAT) -> None:
-    """Raise for rows of four numbers beside images, which are boxes.
+    """Raise for four numbers, or rows of four, beside images, which are boxes.
 
     Rows of 0 and 1 pass: they may be a map of 4 columns.
 
@@ -279,8 +279,8 @@ def refuse_boxes(mask: Tensor, x: Tensor, what: str = WHAT) -> None:
     Raises:
         InvalidTypeError: for boxes.
     """
-    rows = x.ndim > 3 and mask.ndim in (2, 3) and mask.shape[-1] == 4 and x.shape[-1] != 4 and len(mask) == len(x)
-    if rows and not bool(((mask == 0) | (mask == 1)).all()):
+    rows = mask.shape == (4,) or (mask.ndim in (2, 3) and mask.shape[-1] == 4 and len(mask) == len(x))
+    if rows and x.ndim > 3 and x.shape[-1] != 4 and not bool(((mask == 0) | (mask == 1)).all()):
         raise _boxes_error(mask, what)
 
 

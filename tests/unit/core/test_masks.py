@@ -163,6 +163,7 @@ WRONG = {
     "boxes in [0, 1]": (torch.rand(N, 4), InvalidTypeError, "look like boxes"),
     "a list of boxes": ([[0, 0, 3, 3]] * N, InvalidTypeError, "look like boxes"),
     "boxes of some": ([[0, 0, 3, 3], None, None], InvalidTypeError, "look like boxes"),
+    "one box": ((0, 0, 3, 3), InvalidTypeError, "look like boxes"),
     "several boxes each": ([torch.rand(2, 4)] * N, InvalidTypeError, "look like boxes"),
     "shapes that differ": ([MAP, MAP.T, None], InvalidInputError, "masks of the samples must have one shape"),
 }
