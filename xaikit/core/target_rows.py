@@ -51,7 +51,9 @@ def pick_head(output: Any, head: str | int | None) -> Any:
         )
     elif heads := [name for name, value in getattr(output, "__dict__", {}).items() if isinstance(value, Tensor)]:
         kind = type(output).__name__
-        raise UnknownNameError(f"the model returns a {kind} without {head!r}; name its output with head=, one of {heads}")
+        raise UnknownNameError(
+            f"the model returns a {kind} without {head!r}; name its output with head=, one of {heads}"
+        )
     else:
         kind = type(output).__name__
         raise InvalidTypeError(f"the model returns a {kind}, and no tensor; its forward pass must return one")
