@@ -24,7 +24,7 @@ from xaikit.core import torch_private
 from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import ModelFacts, facts_of
-from xaikit.core.model_writes import WrittenClasses, WrittenObjects
+from xaikit.core.model_writes import WrittenObjects
 from xaikit.core.modes import is_training
 from xaikit.core.object_states import slots_of
 from xaikit.core.process_wide import COMPILED_CODE_OFF, FAST_PATH_OFF
@@ -285,7 +285,6 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
     copies = [_TensorAsFound.of(buffer) for _, _, buffer in owned]
     tensors = [_TensorAsFound.of(v) for _, s in attributes for v in s.values() if type(v) is Tensor]
     slots = [(module, slots_of(module)) for module in modules]
-    classes = WrittenClasses(modules)
     try:
         yield
     finally:
@@ -301,7 +300,6 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
             for name, value in of_slots.items():
                 object.__setattr__(module, name, value)
         values.put_back()
-        classes.put_back()
 
 
 class _TensorAsFound(NamedTuple):

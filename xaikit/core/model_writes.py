@@ -14,12 +14,10 @@ from xaikit.core.object_states import (
     MAX_ELEMENTS,
     access_to,
     attributes_of,
-    body_of,
     holds_attributes,
     same_state,
     set_attributes,
     slots_of,
-    users_classes,
 )
 from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, MODULE_STATE, PLAIN_TYPES, Replica
 from xaikit.core.sparse_layouts import same_numbers
@@ -35,14 +33,13 @@ class WrittenObjects:
 
     Args:
         values: what the modules hold on to.
-        holders: classes that count as changed where any of the values is.
     """
 
-    def __init__(self, values: Iterable[Any], holders: frozenset[type] = frozenset()) -> None:
+    def __init__(self, values: Iterable[Any]) -> None:
         self._before: list[tuple[Any, Any, frozenset[type]]] = []
         self._visited: set[int] = set()
         for value in values:
-            self._keep(value, MAX_DEPTH, holders)
+            self._keep(value, MAX_DEPTH, frozenset())
 
     def _keep(self, value: Any, depth: int, path: frozenset[type]) -> None:
         """Remember a value; `path` has the classes of the objects that hold it, which are changed if it is."""
@@ -76,33 +73,6 @@ class WrittenObjects:
             if _put_back(value, before):
                 changed |= path
         return frozenset(changed)
-
-
-class WrittenClasses:
-    """What the bodies of a model's classes held before a pass.
-
-    Args:
-        modules: of the model.
-    """
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        kinds = {base for kind in {type(module) for module in modules} for base in users_classes(kind)}
-        self._before = {kind: body_of(kind) for kind in kinds}
-        values = [value for body in self._before.values() for value in body.values()]
-        self._values = WrittenObjects(values, frozenset(kinds))
-
-    def put_back(self) -> bool:
-        """Give the classes what they held before; whether any had changed."""
-        changed = bool(self._values.put_back())
-        for kind, before in self._before.items():
-            now = body_of(kind)
-            for name in now.keys() - before.keys():
-                delattr(kind, name)
-            for name, value in before.items():
-                if now.get(name, KeyError) is not value:
-                    setattr(kind, name, value)
-            changed |= now.keys() != before.keys() or any(now[name] is not value for name, value in before.items())
-        return changed
 
 
 def _put_back(value: Any, before: Any) -> bool:

@@ -27,7 +27,7 @@ from xaikit.core.layers import check_activation, check_parallel, check_runs, fin
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_state import RunningModel
 from xaikit.core.model_view import ModelView
-from xaikit.core.model_writes import WrittenClasses, WrittenObjects, WrittenWeights, refuse_new_weights, written_names
+from xaikit.core.model_writes import WrittenObjects, WrittenWeights, refuse_new_weights, written_names
 from xaikit.core.modes import is_training
 from xaikit.core.rows import RememberedRule, RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows, weights_age
 from xaikit.core.structure import Tensors
@@ -216,7 +216,6 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
             strays.append(module)
 
     objects, weights = WrittenObjects(replica.holders if replica is not None else ()), WrittenWeights()
-    classes = WrittenClasses(running.modules)
     handle = register_module_forward_pre_hook(note) if replica is not None else None
     before = model_state.random_states()
     loaded = torch_private.compiler_is_loaded()
@@ -237,11 +236,10 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         if handle is not None:
             handle.remove()
         private_classes, written_weights = objects.put_back(), weights.put_back(replica, running.modules)
-        wrote_classes = classes.put_back()
     if torch_private.compiler_is_loaded() is not loaded:  # what it compiled in this pass was not watched
         raise _StartAgainError(in_place=replica is None)
     facts.draws = before != model_state.random_states()
-    if strays or (replica is not None and (wrote_classes or replica.is_reached_past())):
+    if strays or (replica is not None and replica.is_reached_past()):
         raise _StartAgainError(in_place=True)
     if private_classes:
         facts.private_classes |= private_classes

@@ -143,16 +143,16 @@ class Replica:
         for name in self._slots_of_kind(type(module)):
             if hasattr(module, name):
                 object.__setattr__(self.copies[module], name, self._private(getattr(module, name)))
-        if not self._share_state:
-            state.update(self._of_body(module))
-
-    def _of_body(self, module: nn.Module) -> dict[str, Any]:
-        """Copies of what the body of the module's class holds and a pass may write into by `self`."""
         kind = type(module)
         if kind not in self._bodies:
             held = [item for base in users_classes(kind) for item in body_of(base).items()]
             self._bodies[kind] = {k: v for k, v in held if type(v) not in PLAIN_TYPES}
-        values = {k: v for k, v in self._bodies[kind].items() if k not in vars(module)}
+        if self._bodies[kind] and not self._share_state:
+            state.update(self._of_body(module))
+
+    def _of_body(self, module: nn.Module) -> dict[str, Any]:
+        """Copies of what the body of the module's class holds and a pass may write into by `self`."""
+        values = {k: v for k, v in self._bodies[type(module)].items() if k not in vars(module)}
         copies = {k: self._private(v) for k, v in values.items()}
         return {k: v for k, v in copies.items() if v is not values[k]}
 

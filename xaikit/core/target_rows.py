@@ -23,7 +23,7 @@ def pick_head(output: Any, head: str | int | None) -> Any:
     Raises:
         UnknownNameError: when the output lacks the head; the message names what it has. A single tensor is the head
             "logits", and the head 0; so is the only item of a tuple.
-        InvalidTypeError: when what stands there is no tensor.
+        InvalidTypeError: when what stands there is no tensor, or the model returns none.
     """
     if head is None:
         return output
@@ -49,10 +49,14 @@ def pick_head(output: Any, head: str | int | None) -> Any:
         raise UnknownNameError(
             f"the model returns a {kind} of {len(output)}; name its output with head=, a position from 0 on"
         )
-    else:
+    elif heads := [name for name, value in getattr(output, "__dict__", {}).items() if isinstance(value, Tensor)]:
+        kind = type(output).__name__
         raise UnknownNameError(
-            f"the model returns a {type(output).__name__} without {head!r}; name its output with head="
+            f"the model returns a {kind} without {head!r}; name its output with head=, one of {heads}"
         )
+    else:
+        kind = type(output).__name__
+        raise InvalidTypeError(f"the model returns a {kind}, and no tensor; its forward pass must return one")
     if not isinstance(picked, Tensor):
         raise InvalidTypeError(
             f"head {head!r} of the model's output is a {type(picked).__name__}, not a tensor; with head=None a target "

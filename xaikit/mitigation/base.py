@@ -186,7 +186,7 @@ class Mitigator(Configured, abc.ABC):
             return note(self._loss(model, self._read(model, batch), seed, weight))
 
     def _loss(self, model: nn.Module, batch: Batch, seed: int | None, weight: float | None) -> Loss:
-        x, y, masks = batch[:3]
+        x, y, masks, *_ = batch  # no slice: torch 2.6 cannot compile one of a named tuple
         weight = self.weight if weight is None else weight
         with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import types
 import warnings
 
 import pytest
@@ -155,7 +156,20 @@ def test_heads():
         def forward(self, x):
             return collections.namedtuple("Output", "logits aux")(x * 3, x)
 
+    class Array(nn.Module):
+        def forward(self, x):
+            return x.detach().numpy()
+
+    class Object(nn.Module):
+        def forward(self, x):
+            return types.SimpleNamespace(scores=x * 4, n=1)
+
     one = torch.ones(1, 1)
+    with pytest.raises(InvalidTypeError, match="returns a ndarray, and no tensor; its forward pass must return one"):
+        Gradient(Array()).attribute(one)
+    with pytest.raises(UnknownNameError, match=r"without 'logits'; name its output with head=, one of \['scores'\]"):
+        Gradient(Object()).attribute(one)
+    assert Gradient(Object(), head="scores").attribute(one).item() == 4
     with pytest.raises(UnknownNameError, match="returns a tuple of 2; name its output with head="):
         Gradient(Tuple()).attribute(one)
     with pytest.raises(UnknownNameError, match="returns a list of 2; name its output with head="):
