@@ -169,6 +169,7 @@ WRONG_MASKS = {
     ),
     "a column": (torch.ones(N, 1), "{masks} can be resized only to the same proportions, and a map of (6, 1) is no"),
     "boxes": (np.array([[0, 0, 3, 3]] * N), "{masks} must mark pixels, and numbers of shape (6, 4) look like boxes"),
+    "a box": ((0, 0, 3, 3), "{masks} must mark pixels, and numbers of shape (4,) look like boxes"),
     "lists of boxes": ([[0, 0, 3, 3], None] * 3, "{masks} must mark pixels, and numbers of shape (4,) look like boxes"),
 }
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.convolutions import fast_convolutions
@@ -22,7 +21,7 @@ from xaikit.core.layers import LayerPoint, cut_at
 from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
 from xaikit.core.reachability import missing_gradients, unreachable
-from xaikit.core.recomputation import check_recomputable
+from xaikit.core.recomputation import check_recomputable, recomputed
 from xaikit.core.renames import renamed_attribute
 from xaikit.core.rows import RowRule, check_rows, even_ranges, rows_per_pass, run_by_batches
 from xaikit.core.structure import Tensors, as_leaf, split_rows
@@ -210,8 +209,7 @@ class Call:
         """
         if self.recompute and at is None:
             check_recomputable(self, inputs)
-            gradients: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
-            return gradients
+            return recomputed(self._repeatable_grad, copies, *inputs)
         return self._grad(inputs, copies, at)
 
     def grads_of(self, inputs: Tensors, copies: int = 1, at: Points | None = None) -> Iterator[Tensors]:

@@ -33,7 +33,8 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as err:
-        raise OSError(err.errno, err.strerror, str(path)) from err
+        reason = err.strerror if path.parent.is_dir() else f"there is no folder {path.parent}; make it first"
+        raise OSError(err.errno, reason, str(path)) from err
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from xaikit.core.model_state import seeded
 from xaikit.core.structure import Tensors
+from xaikit.core.torch_private import not_compiled
 
 if TYPE_CHECKING:
     from xaikit.core.call import Call
+
+
+T = TypeVar("T")
+
+
+def recomputed(run: Callable[..., T], *inputs: object) -> T:
+    """What a function returns; for a derivative it runs again, so that no graph of it is held in between.
+
+    It runs as written, also where that derivative is taken inside a compiled function.
+
+    Args:
+        run: the function; the second time it must compute the same.
+        inputs: its arguments.
+    """
+    result: T = checkpoint(not_compiled(run), *inputs, use_reentrant=False)
+    return result
 
 
 def check_recomputable(call: Call, inputs: Tensors) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import Call
-from xaikit.core.recomputation import check_recomputable
+from xaikit.core.recomputation import check_recomputable, recomputed
 from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
 
@@ -59,8 +58,7 @@ def _score(call: Call, inputs: Tensors, copies: int) -> Tensor:
         with call.recompute_context():
             return _scores(call, tensors, copies)
 
-    scores: Tensor = checkpoint(run, *inputs, use_reentrant=False)
-    return scores
+    return recomputed(run, *inputs)
 
 
 def _scores(call: Call, inputs: Tensors, copies: int) -> Tensor:

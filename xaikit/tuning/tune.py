@@ -232,7 +232,8 @@ def _explainers(values: Sequence[Any]) -> list[Explainer]:
     explainers = [value if isinstance(value, Explainer) else as_explainer(value) for value in values]
     model = next((e.model for e in explainers if e.model is not None), None)
     if model is None:
-        raise UnboundError(f"{explainers[0]!r} has no model yet; call .bind(model) first")
+        example = f"{type(explainers[0]).__name__}(model)"
+        raise UnboundError(f"{explainers[0]!r} has no model yet; pass an explainer with its model, such as {example}")
     bound = [e if e.model is not None else e.bind(model) for e in explainers]
     if any(e.model is not model for e in bound):
         raise InvalidInputError("the explainers to choose from must explain the same model")

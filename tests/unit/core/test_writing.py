@@ -57,3 +57,8 @@ def test_partial_files_of_others_stay(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.txt", "y")
     assert {p.name for p in tmp_path.iterdir()} == {"a.txt", *names}
     assert partial_path(tmp_path / "a.txt").name.endswith(f".{os.getpid()}.partial")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no folder .*run; make it first: '.*run/a.npz'"):
+        write_whole(tmp_path / "run" / "a.npz", b"")
