@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from xaikit.core.torch_private import not_compiled
+
 
 class ProcessWide:
     """A setting that exists once for the process: the first thread that enters sets it, the last puts it back.
@@ -25,12 +27,14 @@ class ProcessWide:
         self._setting = setting
         self._lock, self._inside, self._stack = threading.Lock(), 0, contextlib.ExitStack()
 
+    @not_compiled
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
                 self._stack.enter_context(self._setting())
             self._inside += 1
 
+    @not_compiled
     def __exit__(self, *exc_info: object) -> None:
         with self._lock:
             self._inside -= 1
