@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils.data import DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 
 def shuffles(data: Any) -> bool:
@@ -19,3 +28,18 @@ def shuffles(data: Any) -> bool:
         or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
         for sampler in samplers
     )
+
+
+def keeps_order(data: Any) -> bool:
+    """Whether samples come in the order of their data set; of what is no loader of torch, whether it does not shuffle.
+
+    Args:
+        data: of the user: a loader, or anything else.
+    """
+    if not isinstance(data, DataLoader):
+        return not shuffles(data)
+    if isinstance(data.dataset, IterableDataset):
+        return True
+    batches: Any = data.batch_sampler
+    sampler = data.sampler if batches is None else getattr(batches, "sampler", None)
+    return isinstance(sampler, SequentialSampler) and type(batches) in (BatchSampler, type(None))

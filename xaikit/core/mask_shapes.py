@@ -66,7 +66,7 @@ def fit_mask(mask: Tensor, explained: Tensor, x: Tensor | None = None, *, what: 
     if explained.ndim == 3 and mask.ndim == 2:
         mask = _on_steps(mask, explained, x, what)
     elif mask.ndim == explained.ndim - 1:
-        mask = _without_channels(mask, explained, x)
+        mask = _without_channels(mask, explained, x, what)
     elif mask.ndim == x.ndim == explained.ndim > 2 and mask.shape[1] == x.shape[1] != explained.shape[1]:
         mask = mask.amax(1, keepdim=True)  # the layer has other channels: a position counts where any channel does
     if mask.ndim != explained.ndim or explained.ndim < 3 or mask.shape[1] not in (1, explained.shape[1]):
@@ -135,8 +135,14 @@ def _on_steps(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> Tensor:
     raise _error(mask, explained, x, what)
 
 
-def _without_channels(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
-    """A map (N, ...) with an axis for the channels: the second, or the last where only that fits exactly."""
+def _without_channels(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> Tensor:
+    """A map (N, ...) with an axis for the channels: the second, or the last where only that fits exactly.
+
+    A map of one column or row is refused: with N = H, (H, W, 1) with its channel last would be N maps of one column.
+    """
+    positions = mask.shape[1:]
+    if 1 in positions and set(positions) != {1} and positions not in (x.shape[2:], explained.shape[2:]):
+        raise _scaling_error(tuple(positions), tuple((x if x.ndim == explained.ndim else explained).shape[2:]), what)
     fits_first = mask.shape[1:] == explained.shape[2:]
     if not fits_first and explained.ndim > 3 and mask.shape[1:] == explained.shape[1:-1] and x.shape == explained.shape:
         return mask[..., None]
@@ -152,13 +158,17 @@ def _resized(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> Tensor:
     # (N, T, D) and (N, C, L) look alike, so it is unknown whether a layer changed the features or the positions.
     if (explained.ndim == 3 and mask.shape[1] != 1) or explained.ndim > 5:
         raise _error(mask, explained, x, what)
-    if not same_proportions(size, tuple(x.shape[2:]) if over_input else places):
-        positions = tuple(x.shape[2:]) if over_input else places
-        raise InvalidInputError(
-            f"{what} can be resized only to the same proportions, and a map of {size} is no scaled one of {positions}; "
-            f"pass {what} of shape {positions}"
-        )
+    positions = tuple(x.shape[2:]) if over_input else places
+    if not same_proportions(size, positions):
+        raise _scaling_error(size, positions, what)
     return F.interpolate(mask, places, mode="area")
+
+
+def _scaling_error(size: tuple[int, ...], positions: tuple[int, ...], what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{what} can be resized only to the same proportions, and a map of {size} is no scaled one of {positions}; "
+        f"pass {what} of shape {positions}"
+    )
 
 
 def _error(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> InvalidInputError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.loader_order import shuffles
+from xaikit.core.loader_order import keeps_order, shuffles
 from xaikit.core.masks import WHAT, read_masks
 from xaikit.core.structure import flatten
 
@@ -17,14 +17,14 @@ class MaskSupply:
 
     Args:
         masks: one for all samples, or one for each; None for none.
-        data: where the batches come from; a loader that shuffles cannot have a mask for each sample.
+        data: where the batches come from; a loader in an order of its own cannot have a mask for each sample.
         what: name of the masks in messages.
     """
 
     def __init__(self, masks: Any, data: Any, what: str = WHAT) -> None:
         self._masks, self._what, self._used = masks, what, 0
         self._count: int | None = None  # of masks, where there is one for each sample
-        self._shuffled = shuffles(data)
+        self._order = "" if keeps_order(data) else "shuffles them" if shuffles(data) else "has a sampler of its own"
 
     def next(self, inputs: Any) -> Any:
         """The masks of the next batch.
@@ -33,16 +33,16 @@ class MaskSupply:
             inputs: of the batch.
 
         Raises:
-            InvalidInputError: for too few masks, or a shuffled order.
+            InvalidInputError: for too few masks, or another order than the data set's.
         """
         n = len(flatten(inputs)[0][0])
         if self._masks is None:
             return None
         if self._used == 0:
             self._count = mask_count(self._masks, inputs)
-            if self._count is not None and self._shuffled:
+            if self._count is not None and self._order:
                 raise InvalidInputError(
-                    f"{self._what} with one for each sample need the samples in order, and the loader shuffles them; "
+                    f"{self._what} with one for each sample need the samples in order, and the loader {self._order}; "
                     "put the masks into the data set, or pass a loader with shuffle=False"
                 )
         begin, self._used = self._used, self._used + n

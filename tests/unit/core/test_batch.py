@@ -129,6 +129,12 @@ def test_masks_of_another_number_and_of_a_shuffling_loader():
     with pytest.raises(InvalidInputError, match="the loader shuffles them; put the masks into the data set"):
         list(read_batches(shuffled, MASKS))
     assert sum(b.size for b in read_batches(shuffled, COLUMNS)) == 10
+    order = [*range(9, -1, -1)]  # `fit` takes the masks by the data set's order, so that of the loader would differ
+    for sampler in ({"sampler": order}, {"batch_sampler": [order[:4], order[4:]]}):
+        own_order = DataLoader(TensorDataset(X, Y), **sampler)
+        with pytest.raises(InvalidInputError, match="the loader has a sampler of its own; put the masks into the data"):
+            list(read_batches(own_order, MASKS))
+        assert sum(b.size for b in read_batches(own_order, COLUMNS)) == 10
 
 
 def test_rows_and_devices_of_a_batch():

@@ -245,3 +245,13 @@ def test_boxes_to_masks():
     ):
         with pytest.raises(InvalidInputError, match=words):
             boxes_to_masks(boxes, size)
+
+
+def test_a_map_of_one_column_is_refused_where_as_many_images_are_as_rows():
+    images = torch.rand(12, 3, 12, 12)
+    for mask in (torch.ones(12, 12, 1), torch.ones(12, 1, 12)):  # (H, W, 1) with its channel last, not 12 columns
+        with pytest.raises(InvalidInputError, match=r"is no scaled one of \(12, 12\)"):
+            fit_masks(mask, (images,))
+    assert fit_masks(torch.ones(12, 1, 1), (images,))[0].all()  # whole images
+    column = torch.rand(12, 3, 12, 1)
+    assert fit_masks(torch.ones(12, 12, 1), (column,))[0].shape == column.shape
