@@ -126,6 +126,11 @@ def alike(shown: str, printed: str) -> bool:
     return same and all(abs(float(a) - float(b)) <= NEAR for a, b in shares)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_merge_is_left_half_done(page):
+    assert not re.search(r"^(<{7}|={7}|>{7})( |$)", page.read_text(), re.MULTILINE)
+
+
 def test_the_readme_has_blocks():
     assert len(BLOCK.findall((ROOT / "README.md").read_text())) >= 6
 

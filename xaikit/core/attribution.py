@@ -108,7 +108,7 @@ class Attribution(Result):
 # (resnext50 by AttnLRP, 890). Nets whose denominators nearly vanish reach 1e9 to 1e13. In float32 a sum of parts that
 # are 1e7 times as large as itself is rounding.
 FAR_ABOVE = 1e6
-SMALL_SCORE = 1e-3  # a score near 0, as of a pair of equal pictures, comes of parts that cancel, and nothing is wrong
+SMALL_SCORE = 1e-3  # the parts of a score near 0 (a difference of two equal pictures) cancel, and may well be large
 
 
 @dataclasses.dataclass(frozen=True)

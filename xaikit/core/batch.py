@@ -226,7 +226,7 @@ def count_batches(data: Any, rows: int | None = ROWS) -> int | None:
             return 1 if rows is None else max(1, math.ceil(len(tensors[0]) / rows))
         length = len(data)
         return math.ceil(length / (rows or ROWS)) if isinstance(data, Dataset) else length
-    except (TypeError, ValueError):  # no length, or wrong data: reading it says so
+    except (TypeError, ValueError):  # no length; if the data are wrong, reading them raises
         return None
 
 

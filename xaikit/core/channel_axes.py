@@ -96,9 +96,9 @@ def _axis_of_first_layer(x: Tensor, model: nn.Module) -> tuple[int | None, bool]
     axis, channels = _taken_by(first)
     if axis is None or channels not in x.shape[1:]:
         return None, False
-    if x.shape[1] != x.shape[2]:  # the number tells, also where the model swaps the axes before its first layer
+    if x.shape[1] != x.shape[2]:  # the size tells which axis it is, also if the model swaps them before its first layer
         axis = 1 if x.shape[1] == channels else -1
-    # A linear layer and a norm may also run over the steps of each channel.
+    # A linear layer or a norm may also act on the steps of each channel.
     unclear = isinstance(first, (nn.Linear, nn.LayerNorm)) and axis == -1 and x.shape[1] <= x.shape[2]
     return (None, True) if unclear else (axis, axis == -1)
 

@@ -215,7 +215,7 @@ def _is_torchs(module: Any, x: Any, y: Any) -> bool:
         type(x) is Tensor
         and type(y) is Tensor
         and x.requires_grad
-        and x.device.type == module.weight.device.type == "cpu"  # not offloaded again since it ran
+        and x.device.type == module.weight.device.type == "cpu"  # weights may be offloaded again since it ran
         and x.ndim == module.weight.ndim
         and x.dtype == y.dtype == module.weight.dtype
         and x.dtype in DTYPES

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from xaikit.core.model_state import Modules
 
 Values = Sequence[Tensor | None]
-AGREEMENT = 0.01  # two differences that are nearer than this stand for the derivative
-DEVIATION = 0.05  # and torch's must be nearer than this
+AGREEMENT = 0.01  # if two finite differences agree within this, they are taken for the derivative
+DEVIATION = 0.05  # and autograd's must agree with them within this
 
 
 def refuse_detached(call: Call, start: Tensor) -> None:

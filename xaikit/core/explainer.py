@@ -50,10 +50,10 @@ class Explainer(ModelView, abc.ABC):
     # Whether it makes one `Call.grad_of` on the plain inputs: the output of this pass then also serves the task loss.
     SHARES_TASK_FORWARD: ClassVar[bool] = False
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
-    GAP_REMEDY: ClassVar[str] = ""  # what that warning says helps
+    GAP_REMEDY: ClassVar[str] = ""  # the advice at the end of that warning
     # Whether it makes one `call.grad_at_layers()`, which reads hidden layers while the model runs.
     SINGLE_BACKWARD: ClassVar[bool] = False
-    NEEDS_GRADIENT: ClassVar[bool] = True  # of the score by what is explained, so that whole numbers are refused
+    NEEDS_GRADIENT: ClassVar[bool] = True  # of the score by what is explained, so integer inputs are refused
     USES_GLOBAL_RANDOM: ClassVar[bool] = True  # whether the method draws from torch's or numpy's global generator
 
     @classmethod
@@ -148,7 +148,7 @@ class Explainer(ModelView, abc.ABC):
         attribution = (
             self._for_each(inputs, targets, **options) if several else self._attributed(inputs, targets, **options)[0]
         )
-        if not create_graph:  # a loss tells what is not finite in it
+        if not create_graph:  # a mitigator's loss reports non-finite values itself
             warn_of_nonfinite(self, attribution, inputs, sample_axis=int(several))
         return attribution
 

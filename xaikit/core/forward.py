@@ -25,7 +25,7 @@ from xaikit.core.structure import Tensors, map_tensors
 from xaikit.core.target_rows import pick_head
 
 SHAPE_WORDS = re.compile(r"shape|size|dimension|channel|multiplied|unflatten|must match|\dD input", re.IGNORECASE)
-# Of torch's errors about images whose axes stand otherwise than a convolution or BatchNorm takes them.
+# Words of torch's errors about images whose axes are not in the order that a convolution or BatchNorm expects.
 LAYOUT_WORDS = re.compile(r"channel|conv|batched|running_mean|\dD input", re.IGNORECASE)
 
 # The forward passes of explained models that run in this context.
@@ -114,7 +114,7 @@ class Forward:
     def run(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Any:
         """The same under another row rule."""
         if self.differentiates and not torch.is_grad_enabled():
-            with torch.enable_grad():  # the model may ask its inputs for gradients: not those of the caller
+            with torch.enable_grad():  # the model may call requires_grad_ on its inputs, so they are not the caller's
                 output = self.run(tuple(x.detach() for x in inputs), samples, rule)
             return map_tensors(output, Tensor.detach)
         # Clones, since the model may work in place on what it is given.

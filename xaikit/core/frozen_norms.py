@@ -40,7 +40,7 @@ def frozen_norms(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    if isinstance(module, torch.jit.ScriptModule):  # it hides what it holds
+    if isinstance(module, torch.jit.ScriptModule):  # its layers are not Python modules
         return False
     mean, variance = (torch_private.buffers_of(module).get(n) for n in ("running_mean", "running_var"))
     by_torch = isinstance(module, torch_private.RunningNorm)

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 
-# Where the weight of each has the number of its input channels.
+# The axis of each layer's weight that has as many entries as the layer has input channels.
 CHANNELS: dict[Any, int] = {f: 1 for f in (torch.conv1d, torch.conv2d, torch.conv3d)}
 CHANNELS |= {f: 0 for f in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)}
 GROUPS = 6  # the position of `groups` among the arguments of a convolution that is not transposed

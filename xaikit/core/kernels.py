@@ -168,7 +168,7 @@ class _Replacing(TorchFunctionMode):
 def _called_by_mended_module(func: Any) -> bool:
     """Whether torch's own BatchNorm or InstanceNorm calls the function at this moment: `mend_norms` has mended it."""
     current: Any = inspect.currentframe()
-    frame = current.f_back  # a frame that knew itself would live on, with all that its callers hold
+    frame = current.f_back  # a frame whose variables refer to itself is freed late, with all that its callers hold
     del current
     code = getattr(func, "__code__", None)
     while frame is not None and (frame.f_code is code or frame.f_code.co_name in DISPATCH):
@@ -292,7 +292,7 @@ def _reason(node: Any) -> str:
     for operands in range(1, 4):
         try:
             node(*[torch.zeros((), device="cpu")] * operands)
-        except TypeError:  # it wants another number of them
+        except TypeError:  # it takes another number of arguments
             continue
         except RuntimeError as err:
             return str(err).splitlines()[0]

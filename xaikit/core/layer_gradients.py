@@ -88,7 +88,7 @@ def row_order(call: Call) -> Callable[[int, CallTarget, Tensor], bool]:
     def sample_major(index: int, target: CallTarget, activation: Tensor) -> bool:
         point, of_target = call.read_at[index], dataclasses.replace(call, target=target)
         if call.n == 1:
-            return True  # either is the same
+            return True  # with one sample both orders are the same
         check_batch_first(of_target, point, activation)
         if len(activation) == call.n:
             return False
@@ -118,7 +118,8 @@ def check_batch_first(call: Call, point: LayerPoint, activation: Tensor) -> None
     key = ("batch first", call.form, point.name, tuple(activation.shape))
     if call.n == 1 or activation.ndim < 3 or activation.shape[1] != call.n or key in call.facts.checked:
         return
-    # A unit that is dead for some samples hides an axis: only all samples together tell that the batch is second.
+    # A unit that is dead for some samples makes its axis look independent, so all samples together decide whether the
+    # batch is the second axis.
     all_first = all_second = True
     for i, gradient in _by_score(call, point):
         moving = gradient.detach().flatten(2).any(2)

@@ -318,7 +318,7 @@ class _TensorAsFound(NamedTuple):
             with torch.no_grad():
                 self.tensor.copy_(self.value)
         if self.tensor.grad_fn is not None and not self.has_graph:
-            self.tensor.detach_()  # what the model wrote into it had one, and a copy of the model would fail on it
+            self.tensor.detach_()  # what the model wrote into it had a graph, and copying the model would fail on it
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ SHARED_BY_THREADS = {
     "multiprocessing",
     "queue",
     "threading",
-}  # modules of such objects
+}  # Python modules whose objects are shared by threads, so they are not put back
 
 
 NO_BODIES = {"torch", "builtins", "typing", "abc"}  # their classes hold no state of a model

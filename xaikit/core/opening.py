@@ -113,7 +113,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
             break
         except _StartAgainError as reason:
             in_place |= reason.in_place
-    if request.keep_writes:  # not before: what is found out must leave no trace
+    if request.keep_writes:  # only now: the trial passes before must leave no trace
         running = make(in_place=in_place, keep_writes=True)
         run.model, run.restart = running.model, running.restart
     form = run.form(tensors)
@@ -230,13 +230,13 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         if torch_private.compiler_is_loaded() is not loaded:
             raise _StartAgainError(in_place=replica is None) from None
         if replica is not None:
-            raise _StartAgainError(in_place=True) from None  # the copy may be to blame: the model itself will tell
+            raise _StartAgainError(in_place=True) from None  # it may fail because it is a copy: try the model itself
         raise
     finally:
         if handle is not None:
             handle.remove()
         private_classes, written_weights = objects.put_back(), weights.put_back(replica, running.modules)
-    if torch_private.compiler_is_loaded() is not loaded:  # what it compiled in this pass was not watched
+    if torch_private.compiler_is_loaded() is not loaded:  # what was compiled in this pass was not watched
         raise _StartAgainError(in_place=replica is None)
     facts.draws = before != model_state.random_states()
     if strays or (replica is not None and replica.is_reached_past()):
@@ -270,7 +270,7 @@ def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
             run(inputs, None)
         except Exception as as_one:
             if isinstance(item_by_item, InvalidTypeError) and not isinstance(as_one, TypeError):
-                raise  # the model does not take the parts, so it is the whole that failed
+                raise  # the model takes no single items, so the second error is the right one
             raise item_by_item from as_one
 
 

@@ -192,7 +192,7 @@ class Categorical(Spec):
                 return choice
         names = [c for c in self.choices if isinstance(c, str)]
         near = near_names(value, names) if isinstance(value, str) else ""
-        near = near if "did you mean" in near else ""  # the choices stand in the sentence already
+        near = near if "did you mean" in near else ""  # the sentence lists the choices already
         choices = ", ".join(map(repr, self.choices))
         raise InvalidInputError(f"{where} must be one of {choices}, got {shown(value)}{near}")
 

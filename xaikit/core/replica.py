@@ -171,7 +171,7 @@ class Replica:
             return parameter
         if type(parameter) is not nn.Parameter and nn.parameter.is_lazy(parameter):
             raise InvalidInputError("the model has lazy layers without weights; run it on a batch once, model(inputs)")
-        if not self._share_weights or parameter.is_inference():  # autograd refuses what `inference_mode` made
+        if not self._share_weights or parameter.is_inference():  # autograd refuses tensors that `inference_mode` made
             return self._copied(parameter)
         if not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
             return parameter

@@ -137,7 +137,7 @@ def read(path: str | Path) -> tuple[Any, dict[str, Tensor]]:
         OSError: where there is no such file.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():  # one that waits for a writer would wait for ever
+    if path.exists() and not path.is_file():  # reading a pipe would wait for a writer for ever
         raise InvalidInputError("it is not a file")
     with path.open("rb"):  # a file that is not there says so itself
         pass

@@ -101,7 +101,7 @@ def weights_age(modules: Iterable[nn.Module]) -> int:
     return sum(0 if p.is_inference() else torch_private.version_of(p) for p in parameters)
 
 
-# A model's output (rows, ...) on stand-ins for the inputs, on the samples that they stand for, under a row rule.
+# From stand-ins for the inputs, the samples that they stand for, and a row rule to the model's output (rows, ...).
 Outputs = Callable[[Tensors, Tensor | None, RowRule], Tensor]
 
 
@@ -206,7 +206,7 @@ def _other_numbers(x: Tensor) -> Tensor:
         steps = torch.arange(1, len(x) + 1, device=x.device) / (2 * len(x))
         steps = steps.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
         return torch.where(x == 0, steps, x * (1 - steps))
-    # An id less one is an id, too. A larger one may be none, which ends the process on a GPU.
+    # An id minus 1 is a valid id, too. An id plus 1 may be invalid, and that ends the process on a GPU.
     less = x - (x > 0).to(x.dtype)
     return x + 1 if x.device.type == "cpu" and torch.equal(less, x) else less
 

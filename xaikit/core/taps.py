@@ -39,7 +39,7 @@ class Readings:
         first = first_tensor(output)
         self.outputs[index].append(first)
         if not isinstance(first, Tensor) or not first.is_floating_point():
-            return output  # refused once the pass is over
+            return output  # the call refuses it when the pass is over
         leaf = first.detach().requires_grad_()
         self.by_run[index].append(leaf)
         return with_first(output, tap(first, leaf))

@@ -20,7 +20,7 @@ from xaikit.core.errors import NotDifferentiableError
 from xaikit.core.graphs import steps_between
 from xaikit.core.torch_private import takes_batch_statistics
 
-# What the derivative of such a norm's derivative is called in a graph. A BatchNorm's says whether it is in training.
+# Names of the graph nodes of such a norm's second derivative. A BatchNorm's node says whether it is in training mode.
 WRONG = tuple(
     f"{norm}BackwardBackward0" for norm in ("NativeLayerNorm", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm")
 )
@@ -159,12 +159,12 @@ class ThirdDerivatives(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
         kwargs = kwargs or {}
         rule = ALL_WAYS.get(func)
-        if rule is _batch_norm and len(args) > 3 and isinstance(args[3], bool):  # torch tells overloads apart, too
+        if rule is _batch_norm and len(args) > 3 and isinstance(args[3], bool):  # torch chooses so, too
             rule = _batch_norm_without_statistics
         norm = rule and rule(*args, **kwargs)
         if norm is None:
             return func(*args, **kwargs)
-        with torch.no_grad():  # for its checks, its precision, and the running statistics that it moves
+        with torch.no_grad():  # torch's own: for its checks, its precision, and to update the running statistics
             reference = func(*args, **kwargs)
         if isinstance(reference, Tensor):
             return norm[0].to(reference.dtype)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 # Parts of the names of arguments that hold whole numbers but no tokens: attention_mask, token_type_ids, position_ids.
 OTHER_NAMES = ("mask", "type", "segment", "position", "length", "lens")
-# Token types and the like have a few rows, where a vocabulary has many: it counts with an eighth of the largest's.
+# An embedding counts as one of tokens if it has at least an eighth of the rows of the largest one: a vocabulary has
+# many rows, token types and the like have few.
 SMALLER = 8
 
-# What models of transformers call their key-value cache or state: since 5.24 it is the first, the others are older.
+# Names of the key-value cache or state in models of transformers: the first one since 5.24, the others before.
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 
 

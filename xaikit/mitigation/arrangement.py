@@ -13,7 +13,7 @@ from xaikit.core.batch import Batch
 from xaikit.mitigation.groups import GroupReader
 from xaikit.mitigation.sources import InMemorySource, LoaderSource, ProcessRank, Source, TrainingStep
 
-ROWS = 256  # samples that are read at a time where all are looked at
+ROWS = 256  # samples that are read at a time
 
 
 class GroupedSource:

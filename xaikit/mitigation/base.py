@@ -64,12 +64,12 @@ class Mitigator(Configured, abc.ABC):
 
     REGISTRY: ClassVar[Any] = MITIGATORS
     WEIGHT: ClassVar[str]  # name of the setting that weighs the penalty
-    NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
+    NEEDS_MASK: ClassVar[bool] = True  # if False, no mask means that everything is marked
     MASK_NAME: ClassVar[str] = "shortcut_masks"  # the keyword of `fit`: what a mask means to this mitigator
     RENAMED_SETTINGS: ClassVar[dict[str, str]] = {"where": "mask_scope"}
     USES_EXPLAINER: ClassVar[bool] = True  # whether an explanation takes part in its penalty
     TAKES_GROUPS: ClassVar[bool] = False  # whether it trains by groups of samples
-    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = True  # the penalty's own pass is one in evaluation mode
+    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = True  # the penalty's own pass runs in evaluation mode
     MASK_WARNING: ClassVar[str | None] = None  # what a user with masks should know before training
     EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # the effect of a mask that is zero everywhere
 
@@ -190,7 +190,7 @@ class Mitigator(Configured, abc.ABC):
         weight = self.weight if weight is None else weight
         with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:
-                # Bit for bit the plain step; the penalty is still measured.
+                # The step is bit for bit the plain one; the penalty is still measured.
                 earlier = EarlierStatistics(model)
                 logits = logits_of(model, x, self.head)
                 y = self.task_labels(y, logits)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
 
 FORMAT = 2
-# Settings that change where a training ends or what it writes, not what a step does.
+# Settings that change when a training ends or what it writes, but not its steps.
 FREE = ("device", "n_epochs", "checkpoint_every", "patience", "max_skips")
 
 

@@ -126,7 +126,7 @@ class MaskWatch:
         else:
             self.present = True
         if self.inside and self.outside:
-            return  # nothing more to learn
+            return  # no further step can change the answer
         for leaf in leaves_of(mask):
             values = marked(leaf)
             low, high = range_of(values)
@@ -146,7 +146,7 @@ class MaskWatch:
 class ClassWatch:
     """Notes whether each batch of a loader holds one class only, so that nothing is exchanged between classes."""
 
-    SMALL = 8  # fewer samples may be of one class by chance
+    SMALL = 8  # fewer samples than this may be of one class by chance
 
     def __init__(self) -> None:
         self._classes: set[int] = set()
@@ -234,10 +234,10 @@ class DoubtWatch:
 class CollapseWatch:
     """Whether a model came to predict one class alone, counted over the steps of an epoch, on the model's device."""
 
-    SHARE = 0.98  # of the predictions, from which on it counts as a collapse
+    SHARE = 0.98  # from this share of predictions of one class on it is a collapse
     ENOUGH = 32  # predictions in an epoch; fewer are easily of one class
-    BEFORE = 0.9  # of those of an earlier epoch, above which it was like that from the start
-    COUNTED_AT_ONCE = 64  # steps, so that counting costs a small net nearly nothing
+    BEFORE = 0.9  # if an earlier epoch had more than this share of it, it was so from the start
+    COUNTED_AT_ONCE = 64  # steps are counted together, so that counting costs a small net nearly nothing
 
     def __init__(self) -> None:
         self._least = 1.0
@@ -265,7 +265,7 @@ class CollapseWatch:
             return
         predicted, labels = map(torch.cat, zip(*self._steps, strict=True))
         counts = torch.zeros(2, self._classes, device=labels.device)
-        is_class = ((labels >= 0) & (labels < self._classes)).to(counts)  # a loss of the user's may ignore some
+        is_class = ((labels >= 0) & (labels < self._classes)).to(counts)  # the user's loss may ignore some labels
         counts[0].index_add_(0, predicted, torch.ones_like(is_class))
         counts[1].index_add_(0, labels.clamp(0, self._classes - 1), is_class)
         self._counts = counts if self._counts is None else self._counts + counts

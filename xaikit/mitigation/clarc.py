@@ -53,7 +53,7 @@ class RRClArC(AttributionMitigator):
     def _masks(self, masks: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
         (attribution,) = attributions
         if masks is not None and attribution.ndim == 2:
-            # The layer has no positions that a mask could be about, only samples.
+            # The layer's output has no positions that a mask could mark, only samples.
             (at_input,) = fit_masks(masks, inputs[:1], what=self.MASK_NAME)
             return (at_input.flatten(1).amax(1, keepdim=True).expand_as(attribution),)
         return super()._masks(masks, attributions, inputs)
@@ -94,7 +94,7 @@ class AClArC(ChangedMitigator):
         in_this_thread = not any(isinstance(m, nn.DataParallel) for m in model.modules())
         move = functools.partial(self.concept.moved_value, to=self.concept.present)
         moved = hooked([(point, move)]) if in_this_thread else _moved(model, self.concept, self.concept.present)
-        with moved, checkpoints_off(model):  # what they run again in the backward pass would not be moved
+        with moved, checkpoints_off(model):  # what they run again in the backward pass would be without the projection
             return self._logits(model, x)
 
 
@@ -136,7 +136,8 @@ def _moved(model: nn.Module, concept: Concept, to: Tensor) -> RemovableHandle:
     if point.is_input:
         module = point.module if point.ends is None else point.ends[0]
         return module.register_forward_pre_hook(_MoveInput(concept, to), with_kwargs=True)
-    module = point.module if point.ends is None else point.ends[1]  # it runs also where the Sequential does not
+    # The last layer of a Sequential also runs if the model calls the layers one by one.
+    module = point.module if point.ends is None else point.ends[1]
     return module.register_forward_hook(_Move(concept, to))
 
 

@@ -95,7 +95,7 @@ def concept_layers(  # noqa: PLR0913
                 added = _predicted(model, samples, head)
             changed = torch.where(shows[judged], without, added) != as_is
             concept = Concept.fit(model, inputs, shows, **options)
-        except XaikitError as error:  # an output without channels, the same with and without, or a layer that never ran
+        except XaikitError as error:  # the layer has no channels, never ran, or ignores the concept
             if layers is not None:
                 raise
             reasons.append(error)

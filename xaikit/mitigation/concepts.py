@@ -163,7 +163,7 @@ def channel_activations(model: nn.Module, inputs: Any, layer: str | nn.Module, *
         for rows in torch.arange(n, device="cpu").split(BATCH):
             a = read(rows)
             if not parts and a.ndim > 2 and a.shape[1] == len(rows) > 1:
-                read(rows[1:])  # (T, N, D) with T = N looks like (N, T, D), and is refused with a sample less
+                read(rows[1:])  # (T, N, D) with T = N looks like (N, T, D); with one sample less it is refused
             parts.append(_channels(a, channel_axis).double().cpu())
     return torch.cat(parts)
 

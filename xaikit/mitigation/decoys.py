@@ -20,14 +20,14 @@ from xaikit.factors.facts import read_facts
 
 Decoy = Callable[[Any, Any], Any]
 KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"
-DONOR_SAMPLES = 512  # samples whose regions are lent, for all classes together
+DONOR_SAMPLES = 512  # donors, for all classes together
 
 
-MAX_FLIPS = 40  # regions that every sample gets in turn
-FLIPS_OF_CLASS = 4  # such regions of one class
+MAX_FLIPS = 40  # donors' regions that every sample gets in turn
+FLIPS_OF_CLASS = 4  # of these from one class
 
 
-EXCHANGES = 2  # samples that lend to each sample in turn, of another class, and of its own
+EXCHANGES = 2  # donors of each sample from other classes, and as many from its own class
 
 
 class Exchange(NamedTuple):
@@ -148,7 +148,7 @@ class Exchanges:
         showing: dict[int, list[Lender]] = {}
         others: dict[int, list[Lender]] = {}
         counts: dict[int, list[int]] = {}
-        self._first: dict[int, list[Lender]] = {}  # as they come: how often a class shows the shortcut
+        self._first: dict[int, list[Lender]] = {}  # the first ones: how often a class shows it
         for batch in samples:
             x, y, mask = batch[:3]
             if mask is None and self._factor is None:
@@ -182,7 +182,7 @@ class Exchanges:
         for label in sorted(labels[i] for i in order):
             lenders = self._donors[label]
             rows = torch.randperm(len(lenders), generator=generator, device="cpu").tolist()
-            # At least half of them show it, where there are so many.
+            # At least half of the donors show it, if there are enough that do.
             first = [row for row in rows if bool(lenders[row].shows)][: (each + 1) // 2]
             rows = [*first, *(row for row in rows if row not in first)]
             flips += [(label, number, *lenders[row][:2]) for number, row in enumerate(rows[:each])]
@@ -258,7 +258,7 @@ def check_shown(factor: Factor, x: Tensor, facts: DataFacts, masks: Any = None) 
     Raises:
         InvalidInputError: where an exchange between samples changes none of them.
     """
-    tolerance = 1e-4 * float(x.max() - x.min())  # an exchange of equal things may round
+    tolerance = 1e-4 * float(x.max() - x.min())  # exchanging equal values may change them by rounding
     for shift in (1, len(x) // 2, len(x) // 3):
         donor_masks = None if masks is None else masks.roll(shift, 0)
         changed = factor.exchange(x, x.roll(shift, 0), masks=masks, donor_masks=donor_masks, facts=facts)

@@ -63,7 +63,7 @@ class DFR(GroupBalanced):
                     with torch.random.fork_rng():
                         torch.manual_seed(self.random_state or 0)
                         layer.reset_parameters()
-                # A model in training mode keeps the modes of its parts: the features stay in evaluation mode.
+                # Also in training mode the layers before the last stay in evaluation mode.
                 for module, _ in modes:
                     module.training = module is model or module in set(layer.modules())
                 yield arranged

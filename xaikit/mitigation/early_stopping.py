@@ -29,7 +29,7 @@ class EarlyStopping:
         self._data, self._groups, self._head, self._patience = data, groups, head, patience
         self.start = -1.0  # the worst group before training
         self.best = -1.0
-        self.waited = 0  # epochs since
+        self.waited = 0  # epochs since the best one
         self.weights: dict[str, Tensor] = {}
 
     @property

@@ -129,7 +129,7 @@ class OneProcess:
     def step(self) -> None:
         """The optimizer's step."""
         self._optimizer.step()
-        torch.clear_autocast_cache()  # a user's autocast around the whole training would go on with the old weights
+        torch.clear_autocast_cache()  # an autocast around the whole training would keep the old weights
 
     def sum(self, values: list[float]) -> list[float]:
         """Each value summed over the processes."""
@@ -265,9 +265,9 @@ def _launched(parent: int, work: Callable[..., Any], args: tuple[Any, ...], fabr
         return work(FabricProcesses(fabric), *args)
     model = _model_in(args)
     for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()  # spawned processes get the parent's memory, all of them the same
+        tensor.data = tensor.data.clone()  # spawned processes share the parent's memory
     result = work(FabricProcesses(fabric), *args)
-    # As bytes: a launcher would take a result apart to move its tensors, which outlive this process no longer.
+    # As bytes: a launcher would pass the tensors of a result by shared memory, which ends with this process.
     buffer = io.BytesIO()
     torch.save((result, {name: value.cpu() for name, value in model.state_dict().items()}), buffer)
     return buffer.getvalue()

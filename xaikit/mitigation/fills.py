@@ -96,7 +96,7 @@ def balanced_donors(labels: Tensor, device: torch.device, generator: torch.Gener
         return order
     classes, by_class = labels.to(device)[order].sort(stable=True)
     sizes = torch.searchsorted(classes, classes, right=True) - torch.searchsorted(classes, classes)
-    # Each class covers a stretch of length 1, which its members share; lenders are read off at equal distances.
+    # Each class covers an interval of length 1, divided among its members; donors are taken at equal distances.
     ends = sizes.float().reciprocal().cumsum(0)
     steps = (torch.arange(n, device="cpu") + torch.rand((), generator=generator, device="cpu")) / n
     lenders = torch.searchsorted(ends, steps.to(device) * ends[-1:], right=True).clamp_max(n - 1)

@@ -22,8 +22,8 @@ from xaikit.mitigation.sources import InMemorySource, Source
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
 
-STILL = 0.25  # of the predictions that follow the region, above which a penalty has left the shortcut
-LEAST, MOST = 64, 256  # samples that are looked at; of fewer the share is known to less than a tenth
+STILL = 0.25  # if more than this share of the predictions follows the region, the penalty has not removed the shortcut
+LEAST, MOST = 64, 256  # samples that are looked at; with fewer the share is not known to a tenth
 
 
 def warn_if_followed(mitigator: Mitigator, model: nn.Module, source: Source, *, stacklevel: int) -> None:
@@ -41,7 +41,8 @@ def warn_if_followed(mitigator: Mitigator, model: nn.Module, source: Source, *, 
     if not isinstance(source, InMemorySource) or mitigator.weight == 0:
         return
     share = None
-    # No classes, masks that are no region, a model of certain batches alone: the training must not be lost for it.
+    # There may be no classes, masks that are no region, a model that takes certain batches only. The training must not
+    # fail for that.
     with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, XaikitError):
         share = _followed(mitigator, model, source.samples)
     if share is not None and share > STILL:

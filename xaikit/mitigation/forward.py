@@ -102,7 +102,7 @@ def check_rows(model: nn.Module, batch: Batch, logits: Tensor, head: str | int) 
     half = (n + 1) // 2
     if n == 1:
         return
-    with contextlib.suppress(RuntimeError, ValueError, IndexError, XaikitError):  # a model of certain batches alone
+    with contextlib.suppress(RuntimeError, ValueError, IndexError, XaikitError):  # it may take certain batches only
         others = class_logits(model, batch.take([*range(half), *[0] * (n - half)]).inputs, head)
         alike = agree(others[:half], logits[:half])
         # A model that draws random numbers differs from itself.

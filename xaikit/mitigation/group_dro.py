@@ -50,7 +50,7 @@ class GroupDRO(ReweightedMitigator):
 
     def _mean(self, logits: Tensor, labels: Tensor, batch: Batch, *, keep: bool) -> Tensor:
         means, counts = self.group_means(logits, labels, batch)
-        if batch.groups is None:  # nothing is kept from step to step: groups count alike
+        if batch.groups is None:  # nothing is kept from step to step, so all groups have the same weight
             return means.mean()
         weights = batch.groups.weights
         adjusted = (means + self.adjustment * counts.clamp_min(1).rsqrt()).detach()

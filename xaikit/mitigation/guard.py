@@ -29,8 +29,8 @@ class Guard:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, limit: int) -> None:
         self.limit = limit
         self.factor = 1.0  # of the penalty's weight
-        self.streak = 0  # skipped in a row
-        self.recovery = 0  # good steps that are still missing after a return
+        self.streak = 0  # steps skipped in a row
+        self.recovery = 0  # good steps still needed after going back to the last good state
         self._optimizer = optimizer
         self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._buffers = list(model.buffers())

@@ -22,7 +22,7 @@ from xaikit.mitigation.mend_search import Attempt, MendSearch, SearchOptions
 from xaikit.mitigation.mend_store import TryStore, fingerprint
 from xaikit.mitigation.reliance import RELIES
 
-ASSESSED = 2000  # held-out samples at most; a share is then known to a hundredth
+ASSESSED = 2000  # held-out samples at most; with so many a share is known to about a hundredth
 
 
 @torch.inference_mode(False)

@@ -13,7 +13,7 @@ from xaikit.factors import Factor, Together, default_factors
 from xaikit.mitigation.assess import assess
 from xaikit.mitigation.mend_data import FACTOR, MendData, Shortcut
 
-JUDGED = 500  # held-out samples, for a question whose answer is yes or no
+JUDGED = 500  # held-out samples, enough for a yes or a no
 
 
 def followed_beside(model: nn.Module, data: MendData, head: str | int, seed: int) -> list[Factor]:

@@ -52,7 +52,7 @@ def split_rows(labels: Tensor, groups: list[Any] | None, seed: int) -> tuple[Ten
         parts.setdefault((int(labels[row]), None if groups is None else groups[row]), []).append(row)
     held_rows: list[int] = []
     for key in sorted(parts, key=lambda key: (key[0], str(key[1]))):
-        least = int(groups is not None and len(parts[key]) > 1)  # a small group is to be judged, too
+        least = int(groups is not None and len(parts[key]) > 1)  # one of each group, so that small ones are judged
         held_rows += parts[key][: max(least, round(HELD_BACK * len(parts[key])))]
     if not held_rows:
         raise InvalidInputError(

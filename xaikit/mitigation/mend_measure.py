@@ -102,7 +102,7 @@ class Judge:
         else:
             others = [self._predicted(model, variant) for variant in self._variants] or [as_is]
         accuracies = [float((other == labels).double().mean()) for other in others]
-        # Of a concept the worse of adding and removing it counts; of donors that are drawn their mean.
+        # For a concept the worse one of adding and removing counts; for donors that are drawn, their mean.
         is_concept = self._data.shortcut.kind == CONCEPT
         exchanged = min(accuracies) if is_concept else sum(accuracies) / len(accuracies)
         largest = float(torch.bincount(torch.cat(others)).max()) / (len(labels) * len(others))

@@ -31,7 +31,7 @@ BATCH, STEPS = 64, 1000  # samples in a step, and steps of a training, where the
 # The samples as they are still tell the shortcut, so hardly anything of them is left beside the exchanged ones. From a
 # fooled model at 10 and 100, accuracy with the shortcut exchanged: a word of SST 69.3 and 70.9 %, a line 94.6 and 94.7.
 EXCHANGED = 100.0
-# Of the epochs, without a better held-out accuracy: it still rises while the learning rate falls, towards the end.
+# This share of the epochs may pass without a better held-out accuracy: near the end it still rises, as the rate falls.
 PATIENCE = 0.5
 
 
@@ -217,7 +217,7 @@ def spec_string(value: Configured) -> str:
     parts = []
     for name, setting in value.SETTINGS.items():
         current = getattr(value, name)
-        # What comes from the data cannot stand in a text.
+        # Values that come from the data cannot stand in a spec string.
         if setting.is_default(current) or name in ("facts", "concept", "random_state"):
             continue
         parts.append(f"{name}={_setting_text(current)}")
@@ -228,7 +228,7 @@ def _setting_text(value: Any) -> str:
     if isinstance(value, Configured) and value.NAME:
         text = spec_string(value)
         return f"({text})" if "," in text else text
-    if isinstance(value, Tensor):  # a mask, which no text can hold: what it is, for people
+    if isinstance(value, Tensor):  # a mask, which no spec string can hold, is described for the reader
         return f"({'x'.join(map(str, value.shape))}, {float(value.sum()):g} inside)"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_setting_text, value)) + "]"

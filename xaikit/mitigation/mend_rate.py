@@ -18,9 +18,9 @@ from xaikit.mitigation.mend_store import TryStore
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of Adam
 MIDDLE = 3e-3  # where the search begins
-SHARE = 0.2  # of the epochs of the training, after which rates are compared; at half of it small ones are often ahead
-SAME = 0.02  # of the loss, within which two rates are as good
-LEARNT = 0.95  # of the loss of always guessing by how frequent the classes are; above it nothing has been learnt
+SHARE = 0.2  # rates are compared after this share of the epochs; at half of it small rates are often ahead
+SAME = 0.02  # two rates whose losses differ by less than this share are equally good
+LEARNT = 0.95  # above this share of the loss of guessing by class frequencies nothing has been learnt
 
 
 class Interrupted(Exception):

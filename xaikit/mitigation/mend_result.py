@@ -18,7 +18,7 @@ from xaikit.mitigation.tables import aligned
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
 ROUNDING = 1e-9  # of a difference of two shares
-# How a result names its shortcut where a place is not known, only groups are.
+# The name of the shortcut in a result if only groups are known, and not where it lies.
 GROUPS_TITLE = "the groups"
 
 

@@ -33,10 +33,11 @@ from xaikit.mitigation.reliance import RELIES
 
 UNCHANGED = "unchanged"
 HALFWAY = "from weights halfway to fresh ones, "
-GAIN = 0.01  # of exchanged accuracy, below which a training is no better than the model as it came
-COLLAPSED = 0.95  # share of the predictions that are one class
-RACED = 1.4  # times a training's steps that it takes to begin with several learning rates and go on with the best
-# What a training warns of, which the figures and the note of the try say, or which was said before.
+GAIN = 0.01  # a training whose exchanged accuracy gains less than this is no better than the model as it came
+COLLAPSED = 0.95  # above this share of predictions of one class the model has collapsed
+# Beginning with several learning rates and going on with the best takes so many times the steps of one training.
+RACED = 1.4
+# Warnings of a training that repeat what the figures and the note of the try say, or what was said before.
 SAID_BEFORE = (
     r"(the training collapsed|after \w+ [\d.]+ % of the predictions still follow|\d+ of the model's \d+ outputs)"
 )
@@ -117,7 +118,7 @@ class MendSearch:
             InvalidInputError, TrainingError: where every one fails, the error of the first.
         """
         failed: list[tuple[Mitigator, Exception]] = []
-        self._fresh()  # a model that cannot be copied or drawn anew says so now
+        self._fresh()  # raises now if the model cannot be copied or initialised again
         warn_of_untrained(torch.bincount(self._data.training.labels, minlength=self.first.n_outputs), stacklevel=4)
         with tqdm(total=len(attempts), disable=not self._options.progress, unit="method", desc="mend") as bar:
             for attempt in attempts:
@@ -320,7 +321,8 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
     note = ""
     if measured.largest >= COLLAPSED and commonest < COLLAPSED - 0.05:
         note = f"it collapsed to one class: {percent(measured.largest)} of its predictions are the same"
-    # Where one class is nearly all, little more than its share is to be reached: 98 % are common, 98.2 are more.
+    # If nearly all samples are of one class, an accuracy can be little more than that class's share: where 98 % are of
+    # one class, 98.2 % is more.
     elif method != UNCHANGED and min(measured.accuracy_exchanged, measured.accuracy_kept) <= commonest + min(
         0.02, 0.1 * (1 - commonest)
     ):

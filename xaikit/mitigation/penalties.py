@@ -241,7 +241,7 @@ def gradient_ratio(task: Tensor, penalty: Tensor, parameters: Iterable[Tensor]) 
 
 
 def _power(values: Tensor, power: float) -> Tensor:
-    # |a|**2 as a square: abs would cost a pass over the values and change nothing.
+    # |a|**2 needs no abs, which would cost a pass over the values.
     return values.square() if power == 2 else values.abs().pow(power)
 
 

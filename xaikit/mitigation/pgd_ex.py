@@ -63,7 +63,7 @@ class PGDEx(ChangedMitigator):
         reach = [self.epsilon * m * (high - low) for m, (low, high) in zip(inside, ranges, strict=True)]
         generator = torch.Generator().manual_seed(seed)
         changes = [r * (2 * torch.rand(r.shape, generator=generator, device="cpu").to(r) - 1) for r in reach]
-        step = 2.5 / self.n_steps  # the whole reach may be crossed, as in the paper of the attack
+        step = 2.5 / self.n_steps  # so that the steps can cross the whole range, as in the paper of the attack
 
         def changed(values: list[Tensor]) -> list[Tensor]:
             moved = zip(start, values, ranges, inside, strict=True)

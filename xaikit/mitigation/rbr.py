@@ -72,7 +72,7 @@ class RBR(MaskedMitigator):
     """
 
     WEIGHT: ClassVar[str] = "lambda_rbr"
-    USES_EXPLAINER: ClassVar[bool] = False  # none of the user's
+    USES_EXPLAINER: ClassVar[bool] = False  # its own penalty needs none
 
     lambda_rbr: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
     weights: Annotated[Any, _layer_names, "layers whose weights count; None for the last"] = None
@@ -123,7 +123,7 @@ class InfluenceGradient(Explainer):
             refuse_wrong_third_derivative(gradient for runs in layers.gradients for gradient in runs)
         with torch.enable_grad():
             g = torch.cat([_weight_gradients(layers, point, i, len(points)) for i, point in enumerate(points)], 1)
-            # As a constant factor, H^-1 g is not differentiated by x, but by the weights it is.
+            # H^-1 g is a constant factor for the derivative by x, but not for the one by the weights.
             factor = g if self.damping is None else damped_inverse(g, self.damping)
             return torch.autograd.grad(
                 g, leaves, factor, create_graph=call.create_graph, allow_unused=True, materialize_grads=True

@@ -12,7 +12,7 @@ from xaikit.core.percentages import percent
 from xaikit.core.results import Interval
 from xaikit.mitigation.decoys import Exchange
 
-RELIES = 0.1  # share of predictions that the shortcut changes, above which a model relies on it
+RELIES = 0.1  # if the shortcut changes more than this share of the predictions, the model relies on it
 LEVEL = 0.95  # of the interval
 
 

@@ -62,7 +62,7 @@ class ReweightedMitigator(Mitigator):
         Raises:
             InvalidInputError, InvalidTypeError: for inputs, labels or groups that cannot be right.
         """
-        # The numbers of the groups are ours and need no look.
+        # The numbers of the groups were made here and need no check.
         part = batch[:3] if isinstance(batch, Batch) else batch
         with ranges_and_losses_known(self, model, part) as note:
             read = self._read(model, batch)
@@ -85,7 +85,7 @@ class ReweightedMitigator(Mitigator):
             labels = self.task_labels(batch.labels, logits)
             task = self.task_of(logits, labels)
             with torch.no_grad() if weight == 0 else contextlib.nullcontext():
-                # Drawn samples come without groups, and labels that are no classes cannot stand for these.
+                # The samples of this training come without groups, and labels that are no classes cannot replace them.
                 grouped = weight != 0 or batch.groups is not None or not self.takes_any_labels
                 penalty = self._mean(logits, labels, batch, keep=weight != 0) - task if grouped else 0 * task
             if weight == 0:
@@ -98,7 +98,7 @@ class ReweightedMitigator(Mitigator):
         with apart:
             logits = logits_of(model, x, self.head)
         labels = self.task_labels(y, logits)
-        # A look before the first step, without the groups of the training, for which such labels cannot stand.
+        # Checked before the first step, without the groups of the training, which such labels cannot replace.
         if self.takes_any_labels:
             return self.sample_losses(logits, labels).mean() - self.task_of(logits, labels)
         return self._mean(logits, labels, Batch(x, y, masks), keep=False) - self.task_of(logits, labels)

@@ -220,7 +220,7 @@ class IterableSource:
         masks = self._reader.sample_masks
         supply = None if masks is None else MaskSupply(masks, self._data, self._reader.what)
         steps = self._steps(iter(self._data), supply, process)
-        _drop(steps, skip)  # now, since what is read may draw random numbers
+        _drop(steps, skip)  # at once and not lazily, since reading may draw random numbers
         return steps
 
     def _steps(self, items: Iterator[Any], supply: MaskSupply | None, process: ProcessRank) -> Iterator[TrainingStep]:

@@ -15,7 +15,7 @@ from xaikit.core.spec_strings import parse_spec
 from xaikit.mitigation.penalties import REGRESSION, classes_last
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
-# Of torch's losses those that compare number with number; they broadcast (N,) against (N, 1) to (N, N).
+# Losses of torch that compare numbers one by one; they broadcast (N,) against (N, 1) to (N, N).
 ELEMENTWISE = (
     nn.BCEWithLogitsLoss, nn.BCELoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss,
     F.binary_cross_entropy_with_logits, F.binary_cross_entropy, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss,

@@ -116,7 +116,7 @@ class Loop:
         )
         self._began: random_states.RandomState = {}  # the random state when the present epoch began
         self._now: random_states.RandomState | None = None  # the one to go on with, after resuming
-        options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
+        options.stopping.start = processes.broadcast(options.stopping.start)  # until now their weights may differ
         if isinstance(source, InMemorySource):
             self._note_task(source.samples.labels)
         self._data = source.fingerprint() if options.checkpoint is not None else {}
@@ -126,7 +126,7 @@ class Loop:
                 self._resume(*saved)
         self._collapse = CollapseWatch()
         self._doubt = DoubtWatch(mitigator) if mitigator.flat_when_sure else None
-        # What is in memory was looked at as a whole; what is loaded is looked at before it goes to the device.
+        # Data in memory were checked as a whole; a loader's batch is checked before it goes to the device.
         self._ranges = read_ranges(source.samples.tensors) if isinstance(source, InMemorySource) else None
         fresh = not isinstance(source, InMemorySource) and not self.progress.epochs and self.progress.step == 0
         self._watch = MaskWatch() if fresh else None

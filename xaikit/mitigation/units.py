@@ -79,7 +79,7 @@ class WordUnits:
         return before.endswith(ENDS) if self._suffixes else True
 
 
-MOST_CANCELLED = 0.01  # of the parts is left in a sum
+MOST_CANCELLED = 0.01  # a sum in which less than this share of its parts is left counts as cancelled
 CANCELLED = (
     "the attributions of the masked words are sums of parts that cancel to less than a hundredth, as gradient x input "
     "does under LayerNorm or RMSNorm, so their penalty hardly acts with a small weight; set balance=True, which scales "
@@ -125,7 +125,7 @@ def summed(attribution: Tensor, mask: Tensor, numbers: Tensor) -> tuple[Tensor, 
     values, masks = (t if t.ndim == 2 else t.flatten(2) for t in (attribution, mask))
     values, masks = (values, masks) if values.ndim == 2 else (values.sum(2), masks.amax(2))
     count = max(1, int(numbers.max()) + 1)
-    places = numbers.where(numbers >= 0, count)  # a column that is cut off
+    places = numbers.where(numbers >= 0, count)  # `count` is a further column, which is cut off below
     sums = values.new_zeros(len(values), count + 1).scatter_add(1, places, values)
     largest = masks.new_zeros(len(masks), count + 1).scatter_reduce(1, places, masks, "amax")
     return sums[:, :count], largest[:, :count]

@@ -357,11 +357,7 @@ def test_optunas_log_level_stays(knobs):
     ("change", "error", "message"),
     [
         ({"explainer": Knobs()}, UnboundError, r"has no model yet; pass an explainer .* such as Knobs\(model\)"),
-        (
-            {"explainer": ["gradient"]},
-            UnboundError,
-            r"has no model yet; pass an explainer .* such as Gradient\(model\)",
-        ),
+        ({"explainer": ["gradient"]}, UnboundError, r"pass an explainer with its model, such as Gradient\(model\)"),
         ({"explainer": Gradient(nn.Linear(3, 1))}, InvalidInputError, "Gradient has no setting to tune"),
         ({"metric": "abc"}, UnknownNameError, "unknown metric 'abc'"),
         ({"sampler": "tpf"}, UnknownNameError, "unknown sampler 'tpf'; did you mean 'tpe'"),
