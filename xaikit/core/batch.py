@@ -201,6 +201,7 @@ def read_batches(
     if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, Mapping)) or is_array(data):
         size = f" of {len(data)}" if isinstance(data, (tuple, list)) else ""
         raise InvalidTypeError(f"{FORMS}, got {type(data).__name__}{size}")
+    refuse_samples(data, targets=targets)
     supply = MaskSupply(masks, data, what)
     count = 0
     for item in data:
@@ -256,6 +257,36 @@ def is_batch(data: Any) -> bool:
         return False
     nested = isinstance(second, (tuple, list)) and len(second) in (2, 3) and isinstance(second[0], (tuple, list))
     return not (nested and isinstance(data, list))
+
+
+def refuse_samples(data: Any, *, targets: bool = False) -> None:
+    """Raise for a list of single samples: read as batches, the first axis of a sample would count as samples.
+
+    Single samples have one number as label. Batches may have that, too, where explainers' targets are meant: one class
+    for all. So items of one shape with several classes are taken for samples there.
+
+    Args:
+        data: no batch itself.
+        targets: whether a batch may have one class for all.
+
+    Raises:
+        InvalidInputError: for such a list.
+    """
+    if not isinstance(data, (list, tuple)) or not data:
+        return
+    items = [parts_by_name(item) if holds_labels(item) else item for item in data]
+    if any(not isinstance(item, (tuple, list)) or len(item) not in (2, 3) for item in items):
+        return
+    labels, numbers = [item[1] for item in items], (int, float, np.number, np.ndarray, Tensor)
+    if not all(isinstance(label, numbers) and not np.ndim(label) for label in labels):
+        return
+    shapes = {getattr(item[0], "shape", None) for item in items}
+    if not targets or (len({float(label) for label in labels}) > 1 and len(shapes) == 1):
+        batches = "; of batches with a class each, give a label for each sample" if targets else ""
+        raise InvalidInputError(
+            "a list must hold batches, and this one holds single samples (x, label); pass "
+            f"torch.utils.data.DataLoader(data, batch_size=64){batches}"
+        )
 
 
 def dataset_loader(dataset: Any, batch_size: int, *, shuffle: bool = False, **options: Any) -> DataLoader[Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
 
 from xaikit.core.arrays import is_array
-from xaikit.core.batch import FORMS, Batch, dataset_loader, holds_labels, is_batch, parts_by_name
+from xaikit.core.batch import FORMS, Batch, dataset_loader, holds_labels, is_batch, parts_by_name, refuse_samples
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_supply import MaskSupply
 from xaikit.core.masks import leaves_of, marked
@@ -266,6 +266,7 @@ def training_source(data: Any, labels: Any, size: int, reader: Reader) -> Source
         if isinstance(data, Tensor) or is_array(data):
             raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
         raise InvalidTypeError(f"fit takes inputs, labels and masks, or {FORMS.partition('must be ')[2]}, got {data!r}")
+    refuse_samples(data)
     distributed = isinstance(getattr(data, "sampler", None), DistributedSampler)
     # A subclass may iterate in a way of its own.
     is_plain = type(data) is DataLoader and data.batch_sampler is not None and not distributed

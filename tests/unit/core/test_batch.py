@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from xaikit import RRR
 from xaikit.core.batch import Batch, count_batches, read_batch, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 
@@ -145,3 +146,28 @@ def test_rows_and_devices_of_a_batch():
 def test_labels_one_by_one_are_labels_and_no_batches():
     with pytest.raises(InvalidInputError, match=r"got \(10, 1\); of a column pass labels\[:, 0\]"):
         next(read_batches((X, list(Y[:, None]))))
+
+
+def test_a_list_of_single_samples_is_refused():
+    lists = {
+        "numbers": [(x, int(y)) for x, y in zip(X, Y, strict=True)],
+        "tensors": list(zip(X, Y, strict=True)),
+        "two": [(X[0], 0), (X[1], 1)],
+        "masks": [(x, int(y), None) for x, y in zip(X, Y, strict=True)],
+        "dicts": [{"x": x, "label": y.item()} for x, y in zip(X, Y, strict=True)],
+        "lists": [(x.tolist(), float(y)) for x, y in zip(X, Y, strict=True)],
+    }
+    for data in lists.values():
+        for targets in (False, True):
+            with pytest.raises(InvalidInputError, match=r"single samples .* pass .*DataLoader\(data, batch_size=64"):
+                list(read_batches(data, targets=targets))
+        with pytest.raises(InvalidInputError, match="holds single samples"):
+            RRR(n_epochs=1).fit(nn.Linear(7, 3), data, shortcut_masks=MASKS[0], progress=False)
+    (batch,) = read_batches(DataLoader(lists["numbers"], batch_size=64))  # what the message says
+    assert torch.equal(batch.inputs, X)
+    assert torch.equal(batch.labels, Y)
+    with pytest.raises(InvalidInputError, match="holds single samples"):
+        list(read_batches([(X[0], 1), (X[1], 1)]))
+    for sizes, classes in (((5, 5), (1, 1)), ((4, 6), (0, 1))):  # batches with a class for all of each
+        batches = read_batches(list(zip(X.split(sizes), classes, strict=True)), targets=True)
+        assert [(batch.size, batch.labels) for batch in batches] == list(zip(sizes, classes, strict=True))
