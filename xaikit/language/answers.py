@@ -13,9 +13,31 @@ from xaikit.core.arrays import is_array, to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.model_state import evaluated, seeded
 from xaikit.language.prompts import Prompt
-from xaikit.language.teacher import check_window, decoder_start, is_encoder_decoder
+from xaikit.language.teacher import check_vocabulary, check_window, decoder_start, is_encoder_decoder
 
 NEW_TOKENS = 20  # as transformers generates where nothing says how many
+
+
+def read_settings(generation: Any) -> dict[str, Any]:
+    """The arguments of `generate` that the user passes.
+
+    Args:
+        generation: a dict, which may hold a `generation_config`; such a config of transformers; or None.
+
+    Raises:
+        InvalidTypeError: for anything else.
+    """
+    settings = dict(generation) if isinstance(generation, Mapping) else {"generation_config": generation}
+    config = settings.pop("generation_config", None)
+    if config is None:
+        return settings
+    if not callable(getattr(config, "to_diff_dict", None)):
+        raise InvalidTypeError(
+            "generation= takes the arguments of the model's generate() as a dict, or a GenerationConfig, got a "
+            f"{type(config).__name__}"
+        )
+    changed = {name: value for name, value in config.to_diff_dict().items() if name != "transformers_version"}
+    return {**changed, **settings}
 
 
 def generate(model: Any, prompt: Prompt, settings: Mapping[str, Any], *, device: torch.device, seed: int) -> list[int]:
@@ -37,7 +59,7 @@ def generate(model: Any, prompt: Prompt, settings: Mapping[str, Any], *, device:
             f"a {type(model).__name__} has no generate(); pass the answer, generated= as text or token ids"
         )
     options = dict(settings)
-    if not {"max_new_tokens", "max_length", "generation_config", "max_time"} & options.keys():
+    if not {"max_new_tokens", "max_length", "max_time"} & options.keys():
         options["max_new_tokens"] = NEW_TOKENS
     n_answer = options.get("max_new_tokens")
     check_window(model, len(prompt.ids), n_answer if isinstance(n_answer, int) else 1)
@@ -71,7 +93,8 @@ def read_answer(generated: Any, prompt: Prompt, tokenizer: Any, model: Any) -> l
         model: the model.
 
     Raises:
-        InvalidInputError: for an empty answer, text without a tokenizer, text that the tokenizer joins to the prompt.
+        InvalidInputError: for an empty answer, text without a tokenizer, text that the tokenizer joins to the prompt, a
+            token that the model does not know.
         InvalidTypeError: for anything else.
     """
     ids = _of_text(generated, prompt, tokenizer, model) if isinstance(generated, str) else _of_ids(generated)
@@ -79,6 +102,7 @@ def read_answer(generated: Any, prompt: Prompt, tokenizer: Any, model: Any) -> l
         ids = ids[1:]  # as generate returns them
     if not ids:
         raise InvalidInputError("the answer is empty; pass at least one generated token")
+    check_vocabulary(model, ids)
     return ids
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from xaikit.core import Explainer, as_explainer
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Int
-from xaikit.language.answers import generate, read_answer
+from xaikit.language.answers import generate, read_answer, read_settings
 from xaikit.language.frames import frame_of
 from xaikit.language.generation import Generation, with_future
 from xaikit.language.prompts import Prompt, read_prompts
@@ -27,7 +27,7 @@ def explain_generation(  # noqa: PLR0913
     prompt: Any,
     *,
     generated: Any = None,
-    generation: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | Any = None,
     target: str | AnswerScore = "logit",
     units: Any = "tokens",
     scores_per_pass: int | None = None,
@@ -43,7 +43,8 @@ def explain_generation(  # noqa: PLR0913
             template), token ids, what a tokenizer returned (padded on either side), or a list of one of these.
         generated: the answer, as text or token ids; for a batch of prompts a list of answers. None lets the model
             generate it.
-        generation: arguments of the model's `generate`; by default the most probable token, 20 times.
+        generation: arguments of the model's `generate`, or a `GenerationConfig` of transformers; by default the most
+            probable token, 20 times.
         target: "logit", "log_probability", "probability" or "entropy" of each generated token, or an `AnswerScore`
             (against another token, or of the whole answer).
         units: what rows and columns are: "tokens", or what `Generation.aggregate` takes.
@@ -67,13 +68,13 @@ def explain_generation(  # noqa: PLR0913
         )
     score, seed = read_score(target), Int(ge=0).check(seed, "seed")
     together = Int(ge=1, optional=True).check(scores_per_pass, "scores_per_pass")
-    check_vocabulary(model, 0, tokenizer)
+    check_vocabulary(model, tokenizer=tokenizer)
     prompts, is_batch = read_prompts(prompt, tokenizer)
     answers = _answers(generated, len(prompts), is_batch=is_batch)
     results = []
     for single, text in zip(prompts, answers, strict=True):
         if text is None:
-            settings = dict(generation or {})
+            settings = read_settings(generation)
             ids = generate(model, single, settings, device=explainer.device, seed=seed)
         else:
             settings, ids = None, read_answer(text, single, tokenizer, model)

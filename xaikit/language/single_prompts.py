@@ -12,7 +12,7 @@ from torch import nn
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.model_device import model_device
 from xaikit.core.params import Int
-from xaikit.language.answers import generate, read_answer
+from xaikit.language.answers import generate, read_answer, read_settings
 from xaikit.language.frames import frame_of
 from xaikit.language.generation import Generation
 from xaikit.language.prompts import Prompt, read_prompts
@@ -72,14 +72,14 @@ def read_single(  # noqa: PLR0913
     if generated is not None and generation is not None:
         raise InvalidInputError("pass the answer, generated=, or how the model generates it, generation=, not both")
     score, seed = read_score(target), Int(ge=0).check(seed, "seed")
-    check_vocabulary(model, 0, tokenizer)
+    check_vocabulary(model, tokenizer=tokenizer)
     prompts, is_batch = read_prompts(prompt, tokenizer)
     if is_batch and len(prompts) != 1:
         raise InvalidInputError(f"{caller} takes one prompt, got a batch of {len(prompts)}; call it for each")
     single = prompts[0]
     device = model_device(model)
     if generated is None:
-        answer = generate(model, single, dict(generation or {}), device=device, seed=seed)
+        answer = generate(model, single, read_settings(generation), device=device, seed=seed)
     else:
         answer = read_answer(generated, single, tokenizer, model)
     check_window(model, len(single.ids), len(answer))

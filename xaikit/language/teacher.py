@@ -110,7 +110,7 @@ def teach(explainer: Explainer, prompt: Sequence[int], answer: Sequence[int], mo
         # Some models take the padding token for padding where nothing says that it is text.
         extras["attention_mask"] = torch.ones_like(tensors["input_ids"])
     inputs = {**tensors, **{name: value.to(device) for name, value in more.items()}}
-    check_vocabulary(model, max(max(row) for row in ids.values()))
+    check_vocabulary(model, [token for row in ids.values() for token in row])
     layers = tuple(explainer.layers) or _embeddings(explainer, inputs, extras, len(ids))
     if len(layers) != len(ids):
         raise InvalidInputError(
@@ -211,12 +211,12 @@ def check_window(model: Any, n_prompt: int, n_answer: int) -> None:
         )
 
 
-def check_vocabulary(model: Any, largest: int, tokenizer: Any = None) -> None:
+def check_vocabulary(model: Any, ids: Sequence[int] = (), tokenizer: Any = None) -> None:
     """Refuse a tokenizer that knows more tokens than the model embeds, and ids that the model has no embedding for.
 
     Args:
         model: the model.
-        largest: of the ids.
+        ids: of tokens, of the prompt or of the answer.
         tokenizer: the tokenizer, if there is one.
 
     Raises:
@@ -234,7 +234,7 @@ def check_vocabulary(model: Any, largest: int, tokenizer: Any = None) -> None:
             f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {rows}: it belongs to another model; "
             "pass the tokenizer that the model was trained with"
         )
-    if largest >= rows:
+    if missing := [token for token in ids if not 0 <= token < rows]:
         raise InvalidInputError(
-            f"token {largest} has no embedding in a model of {rows} tokens; pass the tokenizer of this model"
+            f"token {missing[0]} has no embedding in a model of {rows} tokens; pass the tokenizer of this model"
         )

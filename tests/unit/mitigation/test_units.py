@@ -94,10 +94,15 @@ def test_over_a_generated_answer():
         .penalty
     )
 
-    with pytest.warns(UserWarning, match="sums of parts that cancel .* set balance=True"):  # x * df/dx under RMSNorm
-        RRR(explainer=GradientXInput(layer=layer), units=WordUnits(tokenizer), task_loss="cross_entropy").loss(
-            model, (ids, labels, mask)
+    for weight in (1, 50):
+        weighted = RRR(
+            explainer=GradientXInput(layer=layer),
+            units=WordUnits(tokenizer),
+            task_loss="cross_entropy",
+            lambda_rrr=weight,
         )
+        with pytest.warns(UserWarning, match="sums of parts that cancel .* set balance=True"):  # x * df/dx: RMSNorm
+            weighted.loss(model, (ids, labels, mask))
 
     def answer(output):
         return output.log_softmax(-1)[:, -3:-1].gather(2, ids[:, -2:, None]).sum((1, 2))
