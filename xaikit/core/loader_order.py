@@ -30,15 +30,19 @@ def shuffles(data: Any) -> bool:
     )
 
 
-def keeps_order(data: Any) -> bool:
-    """Whether samples come in the order of their data set; of what is no loader of torch, whether it does not shuffle.
+def order_of_its_own(data: Any) -> str:
+    """How a loader changes the order of its data set, for a message: ``the loader shuffles them``; "" if it does not.
 
     Args:
         data: of the user: a loader, or anything else.
     """
-    if not isinstance(data, DataLoader):
-        return not shuffles(data)
-    if isinstance(data.dataset, IterableDataset):
+    if shuffles(data):
+        return "the loader shuffles them"
+    return "" if _keeps_order(data) else "the loader has a sampler of its own"
+
+
+def _keeps_order(data: Any) -> bool:
+    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
         return True
     batches: Any = data.batch_sampler
     sampler = data.sampler if batches is None else getattr(batches, "sampler", None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.loader_order import keeps_order, shuffles
+from xaikit.core.loader_order import order_of_its_own
 from xaikit.core.masks import WHAT, read_masks
 from xaikit.core.structure import flatten
 
@@ -24,7 +24,7 @@ class MaskSupply:
     def __init__(self, masks: Any, data: Any, what: str = WHAT) -> None:
         self._masks, self._what, self._used = masks, what, 0
         self._count: int | None = None  # of masks, where there is one for each sample
-        self._order = "" if keeps_order(data) else "shuffles them" if shuffles(data) else "has a sampler of its own"
+        self._order = order_of_its_own(data)
 
     def next(self, inputs: Any) -> Any:
         """The masks of the next batch.
@@ -42,7 +42,7 @@ class MaskSupply:
             self._count = mask_count(self._masks, inputs)
             if self._count is not None and self._order:
                 raise InvalidInputError(
-                    f"{self._what} with one for each sample need the samples in order, and the loader {self._order}; "
+                    f"{self._what} with one for each sample need the samples in order, and {self._order}; "
                     "put the masks into the data set, or pass a loader with shuffle=False"
                 )
         begin, self._used = self._used, self._used + n

@@ -29,6 +29,7 @@ from xaikit.mitigation.evaluation import (
     group_names,
 )
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating, is_single, logits_of
+from xaikit.mitigation.groups import refuse_loader_order
 from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.reliance import RelianceTally, by_class
 
@@ -99,6 +100,7 @@ def assess(  # noqa: PLR0913
     relevance in the mask, 50.0 % of the features: gradient 66.7 %
     """
     seed = Int(ge=0).check(seed, "seed")
+    refuse_loader_order(groups, data)
     if factor is not None:
         factor, shortcut_masks = _factor(factor, decoy, shortcut_masks)
     if decoy is None:

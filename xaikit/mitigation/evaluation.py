@@ -12,7 +12,7 @@ from xaikit.core.batch import Batch, read_batches
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.labels import read_classes
 from xaikit.mitigation.forward import class_logits, evaluating
-from xaikit.mitigation.groups import groups_of_function, read_group_names
+from xaikit.mitigation.groups import groups_of_function, read_group_names, refuse_loader_order
 from xaikit.mitigation.penalties import check_labels
 
 
@@ -81,6 +81,7 @@ def accuracies(model: nn.Module, data: Any, groups: Any = None, head: str | int 
     Raises:
         InvalidTypeError, InvalidInputError: for data or groups that cannot be right.
     """
+    refuse_loader_order(groups, data)
     right: list[Tensor] = []
     names: list[Any] = []
     with evaluating(model) as device:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.loader_order import order_of_its_own
 from xaikit.core.private_arguments import private_copy
 
 
@@ -68,6 +69,23 @@ def read_group_names(values: Any, n: int, *, begin: int = 0) -> list[Any]:
                 "(pandas: .cat.remove_unused_categories())"
             )
     return names
+
+
+def refuse_loader_order(groups: Any, data: Any) -> None:
+    """Raise for groups sample by sample beside a loader whose order is not that of its data set.
+
+    Args:
+        groups: of the user.
+        data: whose samples they are of.
+
+    Raises:
+        InvalidInputError: for such a loader.
+    """
+    if groups is not None and not callable(groups) and (order := order_of_its_own(data)):
+        raise InvalidInputError(
+            f"groups with one for each sample need the samples in order, and {order}; pass a loader with "
+            "shuffle=False, or groups as a function (x, y) -> (N,)"
+        )
 
 
 def split_groups(trains_by_groups: bool, groups: Any, validation_groups: Any, validation: Any) -> tuple[Any, Any]:  # noqa: FBT001

@@ -17,6 +17,7 @@ from xaikit.factors.exchange import mask_like
 from xaikit.factors.facts import read_facts
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.decoys import check_shown
+from xaikit.mitigation.groups import refuse_loader_order
 from xaikit.mitigation.mend_groups import check_groups, group_list, split_rows
 from xaikit.mitigation.mend_result import GROUPS_TITLE
 
@@ -210,6 +211,8 @@ def read_data(  # noqa: PLR0913
         InvalidInputError, InvalidTypeError: for data that cannot be right, a factor of another kind of data, a shortcut
             that no sample shows.
     """
+    refuse_loader_order(groups, data)
+    refuse_loader_order(validation_groups, validation)
     training = gather(model, data, shortcut.masks)
     names, held_names = None if groups is None else group_list(groups, training), None
     if validation is None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.mitigation import DFR, JTT, GroupBalanced, GroupDRO, GroupWeights
+from xaikit.mitigation import DFR, JTT, RRR, GroupBalanced, GroupDRO, GroupWeights, assess, mend
 
 METHODS = [GroupDRO, GroupBalanced, DFR]
 SETTINGS = {"lr": 1e-2, "n_epochs": 2, "batch_size": 8, "random_state": 0}
@@ -254,3 +254,24 @@ def test_a_resumed_group_dro_is_the_unbroken_one(tmp_path):
         longer = mitigator.set_kwargs(n_epochs=epochs)
         longer.fit(parts, x, y, groups=groups, checkpoint=tmp_path / "c.pt", progress=False)
     assert torch.equal(weights(whole), weights(parts))
+
+
+@pytest.mark.parametrize(
+    "order", [{"shuffle": True}, {"sampler": range(47, -1, -1)}, {"batch_sampler": [[1, 0], [2, 3]]}]
+)
+def test_groups_by_sample_are_refused_beside_a_loader_with_an_order_of_its_own(order):
+    """They would be laid on other samples than theirs."""
+    x, y, tells = samples()
+    loader, groups, mask = DataLoader(TensorDataset(x, y), **order), names(y, tells), torch.eye(6)[0]
+    calls = (
+        lambda groups: assess(net(), loader, shortcut_masks=mask, groups=groups, progress=False),
+        lambda groups: RRR(**SETTINGS).fit(net(), x, y, mask, validation=loader, groups=groups, progress=False),
+        lambda groups: mend(net(), loader, None, groups=groups, progress=False),
+        lambda groups: mend(
+            net(), (x, y), None, groups=groups, validation=loader, validation_groups=groups, progress=False
+        ),
+    )
+    for call in calls:
+        with pytest.raises(InvalidInputError, match="groups with one for each sample need the samples in"):
+            call(groups)
+    calls[0](lambda x, y: (x[:, 0] > 0).long() + 2 * y)  # a function sees the samples themselves
