@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from xaikit.core.arrays import is_array, model_float_type, to_tensor
 from xaikit.core.batch import holds_labels, is_batch, parts_by_name
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import read_labels
+from xaikit.core.loader_order import order_of_its_own
 from xaikit.core.structure import flatten
 from xaikit.files.pictures import Preparation
 from xaikit.runs.manifest import tensor_hash
@@ -174,9 +175,9 @@ def _column_names(data: Any) -> dict[str, Any]:
 def _dataset(data: Any, model: nn.Module | None) -> Any:
     """Samples by index: a data set as it is, a loader's data set, or what is in memory."""
     if isinstance(data, DataLoader):
-        if not isinstance(data.sampler, SequentialSampler):
+        if order := order_of_its_own(data):
             raise InvalidInputError(
-                "a run needs the samples in the same order each time; pass a loader without shuffle"
+                f"a run needs the samples in the same order each time, and {order}; pass a loader without shuffle"
             )
         data = data.dataset
     if isinstance(data, IterableDataset):

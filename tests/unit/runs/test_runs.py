@@ -334,6 +334,11 @@ def test_what_cannot_be_right_is_refused(model, data, tmp_path):
         (InvalidInputError, "targets must be", lambda: explain(e, data, out, targets="best")),
         (InvalidInputError, "needs data of pairs", lambda: explain(e, x, out, targets="label")),
         (InvalidInputError, "without shuffle", lambda: explain(e, DataLoader(TensorDataset(x), shuffle=True), out)),
+        (
+            InvalidInputError,
+            "sampler of its own",
+            lambda: explain(e, DataLoader(TensorDataset(x), batch_sampler=[[1, 0]]), out),
+        ),
         (InvalidTypeError, "map-style", lambda: explain(e, Endless(), out)),
         (InvalidTypeError, "data must be a Dataset", lambda: explain(e, 3, out)),
         (InvalidInputError, r"labels must have shape \(23,\)", lambda: explain(e, (x, y[:3]), out)),
