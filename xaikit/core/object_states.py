@@ -27,9 +27,6 @@ SHARED_BY_THREADS = {
 }  # Python modules whose objects are shared by threads, so they are not put back
 
 
-NO_BODIES = {"torch", "builtins", "typing", "abc"}  # their classes hold no state of a model
-
-
 class Access(NamedTuple):
     """How the state of a class that is not written in Python is read and written.
 
@@ -137,23 +134,18 @@ def set_attributes(value: Any, attributes: dict[str, Any]) -> None:
         vars(value).update({name: item for name, item in attributes.items() if name not in slots})
 
 
-def users_classes(kind: type) -> list[type]:
-    """A class and its bases, the furthest first, without those of torch and of Python.
+def body_of(kind: type) -> dict[str, Any]:
+    """What a class holds in its body and those of its bases, such as counters and caches; no methods, no properties.
 
     Args:
         kind: the class of a module.
     """
-    return [base for base in reversed(kind.__mro__) if base.__module__.partition(".")[0] not in NO_BODIES]
-
-
-def body_of(kind: type) -> dict[str, Any]:
-    """What a class holds in its body, such as counters and caches; no methods and no properties.
-
-    Args:
-        kind: one class, without its bases.
-    """
-    held = vars(kind).items()
-    return {name: v for name, v in held if not name.startswith("__") and not hasattr(type(v), "__get__")}
+    if kind.__module__.partition(".")[0] == "torch":
+        return {}
+    held: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        held.update(vars(base))
+    return {name: v for name, v in held.items() if not name.startswith("__") and not hasattr(type(v), "__get__")}
 
 
 def empty_object(kind: Any) -> Any:

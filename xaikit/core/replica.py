@@ -30,7 +30,6 @@ from xaikit.core.object_states import (
     set_attributes,
     slot_names,
     slots_of,
-    users_classes,
 )
 from xaikit.core.registered_hooks import HOOKS, RegisteredHooks
 from xaikit.core.torch_private import DisableTorchFunction, buffers_of, children_of, parameters_of
@@ -145,8 +144,7 @@ class Replica:
                 object.__setattr__(self.copies[module], name, self._private(getattr(module, name)))
         kind = type(module)
         if kind not in self._bodies:
-            held = [item for base in users_classes(kind) for item in body_of(base).items()]
-            self._bodies[kind] = {k: v for k, v in held if type(v) not in PLAIN_TYPES}
+            self._bodies[kind] = {k: v for k, v in body_of(kind).items() if type(v) not in PLAIN_TYPES}
         if self._bodies[kind] and not self._share_state:
             state.update(self._of_body(module))
 

@@ -159,6 +159,24 @@ def test_what_the_class_of_the_model_holds_is_as_it_was(kind, spec):
         torch.testing.assert_close(results[0], grads)
 
 
+def test_a_class_hides_what_its_base_holds():
+    class Base(nn.Module):
+        table, names, scale = [1.0], [2.0], [3.0]
+
+        def forward(self, x):
+            return x * (self.table or [5.0])[0] * self.names()[0] * self.scale
+
+    class Hides(Base):
+        table, scale = None, 7.0
+
+        def names(self):
+            return [11.0]
+
+    x = torch.randn(2, 3)
+    values = EXPLAINERS.create("gradient").bind(Hides()).attribute(x, lambda output: output.sum(1))
+    assert torch.equal(values, torch.full((2, 3), 5.0 * 7 * 11))
+
+
 def test_large_arrays_are_data_beside_one_that_is_written():
     data = np.zeros(2**20 + 1, dtype=np.int8)
     model, x = Holds([np.zeros(3), data], lambda v, _x: v[0].__iadd__(1)), torch.randn(3, 4)
