@@ -140,11 +140,10 @@ def body_of(kind: type) -> dict[str, Any]:
     Args:
         kind: the class of a module.
     """
-    if kind.__module__.partition(".")[0] == "torch":
-        return {}
     held: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
-        held.update(vars(base))
+        if not base.__module__.startswith("torch."):
+            held.update(vars(base))
     return {name: v for name, v in held.items() if not name.startswith("__") and not hasattr(type(v), "__get__")}
 
 
