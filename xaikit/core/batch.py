@@ -16,7 +16,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import REMEDY, read_labels
 from xaikit.core.mask_supply import MaskSupply
-from xaikit.core.masks import WHAT, leaves_of, map_leaves, read_masks, take_masks
+from xaikit.core.masks import WHAT, in_order_of_columns, leaves_of, map_leaves, read_masks, take_masks
 from xaikit.core.structure import Tensors, check_batch, flatten
 from xaikit.core.target_values import whole
 from xaikit.core.targets import target_value
@@ -130,7 +130,7 @@ def read_batch(  # noqa: PLR0913
         labels = _rows_of_labels(labels, n)
     elif not (targets and open_target):
         labels = read_labels(labels, n)
-    batch_masks = item[2] if len(item) == 3 else None
+    batch_masks = in_order_of_columns(item[2], item[0], masks) if len(item) == 3 else None
     read = read_masks(batch_masks, inputs, what=masks, labels=labels if by_class else None)
     return Batch(inputs, labels, read, groups)
 

@@ -266,6 +266,29 @@ def allowed_shapes(x: Tensor) -> str:
     return f"{per_sample[1:]} for all samples, {(n, *per_sample[1:])} or {(n, *per_sample)}, N = {n}"
 
 
+def in_order_of_columns(masks: Any, inputs: Any, what: str = WHAT) -> Any:
+    """Masks of pandas by the names of the inputs' columns; all others as they are, by position.
+
+    Args:
+        masks: as they came; a DataFrame has the names as columns, a Series for all samples as its index.
+        inputs: as they came.
+        what: name of the masks in messages.
+
+    Raises:
+        InvalidInputError: where the names are other ones.
+    """
+    columns = list(getattr(inputs, "columns", ()))
+    names = list(getattr(masks, "columns", getattr(masks, "index", ()))) if hasattr(masks, "iloc") else []
+    if not columns or not names or names == columns or not all(isinstance(name, str) for name in names):
+        return masks
+    if not len(set(columns)) == len(columns) == len(names) or set(names) != set(columns):
+        raise InvalidInputError(
+            f"{what} names the columns {names}, and the inputs have {columns}; name each of these once, or pass "
+            f"{what}.to_numpy() to go by position"
+        )
+    return masks[columns]
+
+
 def refuse_boxes(mask: Tensor, x: Tensor, what: str = WHAT) -> None:
     """Raise for four numbers, or rows of four, beside images, which are boxes.
 

@@ -177,3 +177,34 @@ def test_a_list_of_single_samples_is_refused():
     for sizes, classes in (((5, 5), (1, 1)), ((4, 6), (0, 1))):  # batches with a class for all of each
         batches = read_batches(list(zip(X.split(sizes), classes, strict=True)), targets=True)
         assert [(batch.size, batch.labels) for batch in batches] == list(zip(sizes, classes, strict=True))
+
+
+PANDAS_MASKS = {
+    "a series for all": lambda pd, marks: pd.Series(marks),
+    "a frame": lambda pd, marks: pd.DataFrame([marks] * 4),
+    "booleans": lambda pd, marks: pd.Series(marks).astype(bool),
+}
+
+
+@pytest.mark.parametrize("order", [("age", "race", "height"), ("race", "height", "age")])
+@pytest.mark.parametrize("form", PANDAS_MASKS)
+def test_masks_of_pandas_go_by_the_names_of_the_columns(form, order):
+    pd = pytest.importorskip("pandas")
+    table, labels = pd.DataFrame(np.random.rand(4, 3), columns=["age", "race", "height"]), np.arange(4) % 2
+    masks = PANDAS_MASKS[form](pd, {name: int(name == "race") for name in order})
+    model = nn.Linear(3, 2)
+    by_name = RRR().loss(model, (table, labels, masks)).penalty
+    assert torch.equal(by_name, RRR().loss(model, (table.to_numpy(), labels, np.array([0, 1, 0]))).penalty)
+    by_position = RRR().loss(model, (table, labels, masks.to_numpy())).penalty
+    assert torch.equal(by_position, by_name) == (order[1] == "race")
+
+
+def test_masks_of_pandas_with_other_names_are_refused():
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame(np.random.rand(4, 3), columns=["age", "race", "height"])
+    for names in (["age", "race", "sex"], ["age", "race"], ["age", "race", "race"]):
+        with pytest.raises(
+            InvalidInputError, match=r"masks names the columns .* pass masks.to_numpy\(\) to go by position"
+        ):
+            read_batch((table, np.zeros(4, int), pd.Series([1] * len(names), index=names)))
+    assert read_batch((table, np.zeros(4, int), pd.Series([0, 1, 0]))).masks[0].tolist() == [0, 1, 0]
