@@ -62,7 +62,7 @@ class MaskedMitigator(AttributionMitigator):
         pairs = [
             summed(a, m.to(a), read_units(self.units, inputs, a)) for a, m in zip(attributions, fitted, strict=True)
         ]
-        is_small = 0 < self.weight <= 1 / MOST_CANCELLED and not self.balance
+        is_small = 0 < self.weight < 1 / MOST_CANCELLED and not self.balance
         if is_small and all(sums_cancel(*triple) for triple in zip(attributions, fitted, pairs, strict=True)):
             warnings.warn(CANCELLED, stacklevel=2)
         return self._attribution_penalty(tuple(a for a, _ in pairs), tuple(m for _, m in pairs))
