@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.loader_order import order_of_its_own
@@ -76,7 +78,10 @@ def mask_count(masks: Any, inputs: Any) -> int | None:
     first = masks
     x = flatten(inputs)[0][0]
     if isinstance(masks, Mapping) or (isinstance(masks, tuple) and any(is_array(m) for m in masks)):
-        first = next(iter(masks.values() if isinstance(masks, Mapping) else masks))
+        key = next(iter(masks), 0) if isinstance(masks, Mapping) else 0
+        first = masks[key]
+        if isinstance(inputs, Mapping) and isinstance(inputs.get(key), Tensor):
+            x = inputs[key]
     if isinstance(first, list) and any(m is None or is_array(m) for m in first):
         return len(first)
     shape = tuple(getattr(first, "shape", ())) or _list_shape(first)

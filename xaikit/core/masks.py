@@ -147,6 +147,22 @@ def leaves_of(masks: Any) -> tuple[Tensor, ...]:
     return tuple(masks.values() if isinstance(masks, Mapping) else masks)
 
 
+def place_of_mask(masks: Any, inputs: Any) -> int | None:
+    """Which of several inputs the only mask is over: the one that a dict names, else the first; None for several masks.
+
+    Args:
+        masks: as `read_masks` gives them for the inputs.
+        inputs: a tensor, or a tuple or dict of them.
+
+    >>> x = {"a": torch.zeros(4, 3), "b": torch.zeros(4, 3)}
+    >>> place_of_mask({"b": torch.ones(4, 3)}, x), place_of_mask(torch.ones(4, 3), x)
+    (1, 0)
+    """
+    if len(leaves_of(masks)) > 1:
+        return None
+    return list(inputs).index(next(iter(masks))) if isinstance(masks, Mapping) and masks else 0
+
+
 def take_masks(masks: Any, inputs: Any, rows: Tensor) -> Any:
     """The masks of some samples, of masks as `read_masks` gives them.
 

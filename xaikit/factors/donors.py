@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from xaikit.core.batch import Batch
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.masks import place_of_mask
 from xaikit.core.structure import flatten
 from xaikit.factors.exchange import mask_like
 
@@ -114,6 +116,8 @@ class DonorPool:
         for batch in batches:
             x, y, mask = batch[:3]
             tensors, self._rebuild = flatten(x)
+            if mask is not None and place_of_mask(mask, x) != 0:
+                raise InvalidInputError("masks of one input are taken, the first; got masks of others")
             inside = None if mask is None else mask_like(mask, tensors[0])
             shows = [True] * len(y) if inside is None else (inside != 0).flatten(1).any(1).tolist()
             count(counts, y, shows)

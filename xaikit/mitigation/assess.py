@@ -15,8 +15,9 @@ from xaikit.core import EXPLAINERS, Explainer, Int
 from xaikit.core.batch import Batch, count_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
+from xaikit.core.masks import place_of_mask
 from xaikit.core.renames import renamed_arguments
-from xaikit.core.structure import by_row, flatten
+from xaikit.core.structure import Tensors, by_row, flatten
 from xaikit.factors import Factor, MaskedRegion, read_factor
 from xaikit.factors.facts import known_facts
 from xaikit.mitigation.assessment import Assessment
@@ -135,6 +136,16 @@ def assess(  # noqa: PLR0913
     return dataclasses.replace(tally.result(maker), seed=seed)
 
 
+def _inside(mask: Any, attributed: Any, x: Any) -> Tensors:
+    """The masks of what was explained; nothing is marked in an input that one mask is not over."""
+    attributions, tensors = flatten(attributed, "attributions")[0], flatten(x)[0]
+    place = place_of_mask(mask, x)
+    if place is None or len(attributions) == 1 or len(attributions) != len(tensors):
+        return fit_masks(mask, attributions, tensors, what="shortcut_masks")
+    (fitted,) = fit_masks(mask, (attributions[place],), (tensors[place],), what="shortcut_masks")
+    return tuple(fitted if i == place else torch.zeros_like(a) for i, a in enumerate(attributions))
+
+
 class _Tally:
     """The counts of `assess`, batch by batch."""
 
@@ -175,8 +186,9 @@ class _Tally:
     def weigh(self, explainers: Mapping[str, Explainer], x: Any, y: Tensor | None, mask: Any, seed: int) -> None:
         """The share of each sample's relevance that lies in its mask."""
         for name, explainer in explainers.items():
-            attributions = flatten(explainer.attribute(x, y, seed=seed), "attributions")[0]
-            inside = fit_masks(mask, attributions, flatten(x)[0], what="shortcut_masks")
+            attributed = explainer.attribute(x, y, seed=seed)
+            attributions = flatten(attributed, "attributions")[0]
+            inside = _inside(mask, attributed, x)
             parts = [by_row(m * a.abs()).sum(1).cpu() for a, m in zip(attributions, inside, strict=True)]
             sums = [by_row(a.abs()).sum(1).cpu() for a in attributions]
             part, total = torch.stack(parts).sum(0).double(), torch.stack(sums).sum(0).double()

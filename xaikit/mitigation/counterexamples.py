@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xaikit.core import MITIGATORS, Float
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
-from xaikit.core.masks import leaves_of
+from xaikit.core.masks import place_of_mask
 from xaikit.core.structure import flatten
 from xaikit.factors import Factor
 from xaikit.factors.facts import known_facts, read_facts
@@ -71,21 +71,24 @@ class Counterexamples(ChangedMitigator):
         if isinstance(self.fill, Factor):
             return self._logits(model, self._exchanged(model, x, y, masks, generator))
         tensors, rebuild = flatten(x)
-        # One mask beside several inputs, such as a text's ids, attention mask and types, is over the first of them.
-        count = len(tensors) if len(leaves_of(masks)) not in (0, 1) else 1
+        # One mask beside several inputs, such as a text's ids, attention mask and types, is over one of them.
+        place = place_of_mask(masks, x)
+        changed = list(tensors)
+        inside = range(len(tensors)) if place is None else (place,)
         # Masks are of floating-point tensors; tokens have positions like them.
-        forms = tuple(t if t.is_floating_point() else t.float() for t in tensors[:count])
-        fitted = fit_masks(masks, forms, what=self.MASK_NAME)
-        pairs = zip(tensors[:count], fitted, strict=True)
-        changed = [self._filled(t, m, generator, {"model": model, "labels": y.clone()}) for t, m in pairs]
-        return self._logits(model, rebuild((*changed, *tensors[count:])))
+        forms = tuple(tensors[i] if tensors[i].is_floating_point() else tensors[i].float() for i in inside)
+        for i, mask in zip(inside, fit_masks(masks, forms, what=self.MASK_NAME), strict=True):
+            changed[i] = self._filled(tensors[i], mask, generator, {"model": model, "labels": y.clone()})
+        return self._logits(model, rebuild(tuple(changed)))
 
     def _exchanged(self, model: nn.Module, x: Any, y: Tensor, masks: Any, generator: torch.Generator) -> Any:
         """The samples with their factor taken from others of the batch."""
         tensors, rebuild, factor = *flatten(x), self.fill
         order = balanced_donors(y, tensors[0].device, generator)
         donors = rebuild(tuple(t[order.to(t.device)] for t in tensors))
-        place = factor.place(tensors, None)
+        place = place_of_mask(masks, x) if factor.needs_masks else factor.place(tensors, None)
+        if place != 0 and factor.needs_masks:
+            raise InvalidInputError(f"{factor.title} is exchanged in the first input, and the masks are over others")
         facts = read_facts(known_facts(self.facts, x, model), tensors[place])
         if masks is None or not factor.needs_masks:
             return factor.exchange(x, donors, facts=facts)

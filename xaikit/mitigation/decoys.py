@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.masks import leaves_of
+from xaikit.core.masks import leaves_of, place_of_mask
 from xaikit.core.private_arguments import private_copy
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor
@@ -221,8 +221,8 @@ class Exchanges:
         tensors, rebuild = flatten(x)
         if self._factor is None:
             _check_one_region(tensors, mask)
-        # One mask beside several inputs, such as a text's ids and attention mask, is over the first of them.
-        place = 0 if self._factor is None else self._factor.place(tensors)
+        # One mask beside several inputs, such as a text's ids and attention mask, is over one of them.
+        place = (place_of_mask(mask, x) or 0) if self._factor is None else self._factor.place(tensors)
         return tensors[place], lambda changed: rebuild((*tensors[:place], changed, *tensors[place + 1 :]))
 
     def _exchanged(self, x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ def _check_one_region(tensors: tuple[Tensor, ...], mask: Any) -> None:
     if len(tensors) > 1 and len(leaves_of(mask)) > 1:
         raise InvalidInputError(
             f"a masked region is taken from one tensor, and there are masks of {len(leaves_of(mask))} inputs; pass one "
-            "mask, which is over the first, or say with assess(decoy=) what becomes of the shortcut"
+            "mask, which is over the first, or a dict of one, or say with assess(decoy=) what becomes of the shortcut"
         )
 
 

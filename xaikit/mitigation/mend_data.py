@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xaikit.core.batch import Batch, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.labels import read_classes
+from xaikit.core.masks import place_of_mask
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor, MaskedRegion, is_factor, read_factor
 from xaikit.factors.exchange import mask_like
@@ -113,11 +114,12 @@ def gather(model: nn.Module, data: Any, masks: Any = None) -> Batch:
 
 def _place_of_masks(batch: Batch) -> int:
     """Which input the masks are about: the only one, or the first."""
-    return 0 if isinstance(batch.masks, Tensor) or len(flatten(batch.inputs)[0]) == 1 else _refuse_several()
+    is_first = len(flatten(batch.inputs)[0]) == 1 or place_of_mask(batch.masks, batch.inputs) == 0
+    return 0 if is_first else _refuse_several()
 
 
 def _refuse_several() -> int:
-    raise InvalidInputError("mend takes masks of one input, the first; got masks of several")
+    raise InvalidInputError("mend takes masks of one input, the first; got masks of others")
 
 
 def _one_mask(batch: Batch, place: int) -> Tensor:
@@ -257,7 +259,9 @@ def _masks_of_validation(shortcut: Shortcut, validation: Any, training: Batch) -
             "the masks differ from sample to sample, so the validation samples need their own: "
             "validation=(inputs, labels, masks)"
         )
-    return None if has_masks else first[0]
+    if has_masks:
+        return None
+    return first if first.ndim > 2 else first[0]  # (1, C, H, W); of a table or a text (F,)
 
 
 def _check_labels(labels: Tensor, held_out: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xaikit.core import MITIGATORS, Float, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
-from xaikit.core.masks import leaves_of
+from xaikit.core.masks import place_of_mask
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
 from xaikit.mitigation.changed import ChangedMitigator
@@ -54,11 +54,12 @@ class PGDEx(ChangedMitigator):
     def _worst(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Any:
         """The samples with the change of their masked region that raises the loss most, as far as the ascent gets."""
         tensors, rebuild = flatten(x)
-        count = 1 if len(leaves_of(masks)) == 1 else len(tensors)
-        if not all(t.is_floating_point() for t in tensors[:count]):
+        place = place_of_mask(masks, x) if masks is not None else None
+        begin, end = (0, len(tensors)) if place is None else (place, place + 1)
+        if not all(t.is_floating_point() for t in tensors[begin:end]):
             raise InvalidInputError("PGDEx changes numbers, and tokens have none; use Counterexamples")
-        inside = fit_masks(masks, tensors[:count], what=self.MASK_NAME)
-        start = [t.detach() for t in tensors[:count]]
+        inside = fit_masks(masks, tensors[begin:end], what=self.MASK_NAME)
+        start = [t.detach() for t in tensors[begin:end]]
         ranges = [_range(t) for t in start]
         reach = [self.epsilon * m * (high - low) for m, (low, high) in zip(inside, ranges, strict=True)]
         generator = torch.Generator().manual_seed(seed)
@@ -72,13 +73,13 @@ class PGDEx(ChangedMitigator):
         with isolated(model, y.device, seed), torch.enable_grad():
             for _ in range(self.n_steps):
                 inputs = [t.detach().requires_grad_() for t in changed(changes)]
-                logits = logits_of(model, rebuild((*inputs, *tensors[count:])), self.head)
+                logits = logits_of(model, rebuild((*tensors[:begin], *inputs, *tensors[end:])), self.head)
                 loss = self.task_of(logits, self.task_labels(y, logits))
                 grads = torch.autograd.grad(loss, inputs)
                 changes = [
                     (v + step * r * g.sign()).clamp(-r, r) for v, r, g in zip(changes, reach, grads, strict=True)
                 ]
-        return rebuild((*changed(changes), *tensors[count:]))
+        return rebuild((*tensors[:begin], *changed(changes), *tensors[end:]))
 
 
 def _range(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -201,3 +201,16 @@ def test_the_text_of_a_mask_describes_it_and_cannot_be_read():
         with pytest.raises(InvalidInputError, match=r"a text describes a mask .* pass the mask itself"):
             MITIGATORS.create(unreadable)
     assert MITIGATORS.create("counterexamples:fill=[corner:size=2,hue]").fill.title.endswith(" and hue")
+
+
+def test_one_mask_serves_validation_samples_of_several_channels(fooled):
+    _, x, y = fooled
+    x = x.expand(-1, 3, -1, -1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    result = mend(model, (x, y), MASK, validation=(x[:60], y[:60]), methods="counterexamples", **QUICK)
+    assert result.before.samples == 60
+    series, window = x[:, :, 0], torch.tensor([1.0, 1, 0, 0, 0, 0])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(18, 2))
+    validation = (series[:6], y[:6])  # as many as there are steps
+    result = mend(model, (series, y), window, validation=validation, methods="counterexamples", **QUICK)
+    assert result.before.samples == 6
