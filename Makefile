@@ -37,9 +37,9 @@ test-newest:
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[test]'
 	$(VENV)-newest/bin/python -m pytest $(PYTEST) -m "$(FAST)" $(OLD)
 
-# Line coverage of xaikit/ under all tests, worker processes and commands in processes of their own included.
+# Line coverage of xaikit/ under `make test`, worker processes and commands in processes of their own included.
 coverage: $(READY)
-	$(BIN)/python -m pytest $(PYTEST) --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest $(PYTEST) -m "not zoo and not nightly" --cov --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -212,10 +212,9 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     by_name = isinstance(inputs, Mapping)
     positional = () if by_name else tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     keywords = dict(inputs) if by_name else {}
-    if isinstance(inputs, (Mapping, list)) and not _takes(model, positional, keywords) and _takes(model, (inputs,), {}):
-        positional, keywords = (inputs,), {}
+    is_one = isinstance(inputs, (Mapping, list)) and not _takes(model, positional, keywords)
     try:
-        return model(*positional, **keywords)
+        return model(inputs) if is_one and _takes(model, (inputs,), {}) else model(*positional, **keywords)
     except TypeError as error:
         explain_arguments(model, positional, keywords, error)
         raise

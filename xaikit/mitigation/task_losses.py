@@ -31,6 +31,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, weight: Any = None, **settings
         labels: class indices, or probabilities of the shape of the logits.
         weight: a number for each class.
         settings: of `torch.nn.functional.cross_entropy`: `label_smoothing`, `ignore_index`.
+
+    Raises:
+        InvalidInputError: for numbers of another shape, or a class that the model does not have.
     """
     if labels.is_floating_point() and labels.shape != logits.shape:
         raise InvalidInputError(
@@ -41,7 +44,15 @@ def cross_entropy(logits: Tensor, labels: Tensor, weight: Any = None, **settings
     labels = labels.to(logits.dtype) if labels.is_floating_point() else labels.long()
     if logits.ndim > 2 and labels.shape != logits.shape:
         logits = classes_last(logits, labels).movedim(-1, 1)
-    return F.cross_entropy(logits, labels, weight=weights, **settings)
+    try:
+        return F.cross_entropy(logits, labels, weight=weights, **settings)
+    except IndexError as error:
+        last = logits.shape[1] - 1
+        wrong = labels[((labels < 0) | (labels > last)) & (labels != settings.get("ignore_index", -100))][0].item()
+        raise InvalidInputError(
+            f"labels must be classes of the model, 0 to {last}, got {wrong}; where that marks what has no class, pass "
+            f"task_loss='cross_entropy:ignore_index={wrong}'"
+        ) from error
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor, pos_weight: Any = None) -> Tensor:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from xaikit import EXPLAINERS, RRR, Gradient
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, XaikitError
+from xaikit.mitigation import assess
+from xaikit.shortcuts import scan
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -22,6 +25,14 @@ def test_samples_in_a_list_are_not_inputs(spec):
     ):
         with pytest.raises(InvalidTypeError, match=rf"does not take the arguments {came} .*torch\.stack"):
             explainer.attribute(inputs, 1)
+
+
+@pytest.mark.parametrize("run", [scan, assess], ids=["scan", "assess"])
+def test_names_in_a_data_set_that_the_model_does_not_take(run):
+    samples = [{"pixels": x, "labels": i % 2} for i, x in enumerate(X[:4])]
+    options = {"shortcut_masks": torch.eye(4)[0]} if run is assess else {}
+    with pytest.raises(InvalidTypeError, match=r"does not take the arguments 'pixels' by name"):
+        run(nn.Linear(4, 2), DataLoader(samples, 2), progress=False, **options)
 
 
 def test_an_error_of_the_models_own_stays_as_it_is():

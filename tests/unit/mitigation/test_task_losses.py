@@ -153,6 +153,14 @@ def test_maps_with_labels_of_another_kind_are_refused_with_the_remedy():
         RRR(target="all").loss(Segmenter(False), (X, torch.arange(8) % 3, MASK))
 
 
+def test_a_class_that_the_model_does_not_have_is_named():
+    labels = torch.zeros(8, 6, 6).long()
+    labels[0, 0, 0] = 255
+    with pytest.raises(InvalidInputError, match=r"0 to 2, got 255; .* task_loss='cross_entropy:ignore_index=255'"):
+        RRR(task_loss="cross_entropy").loss(Segmenter(False), (X, labels, MASK))
+    RRR(task_loss="cross_entropy:ignore_index=255").loss(Segmenter(False), (X, labels, MASK))
+
+
 SEVERAL = {
     "multi-label": ("binary_cross_entropy", TASKS["multi-label"][1]),
     "multi-label of bools": (nn.BCEWithLogitsLoss(), TASKS["multi-label"][1].bool()),
