@@ -86,8 +86,8 @@ class Counterexamples(ChangedMitigator):
         tensors, rebuild, factor = *flatten(x), self.fill
         order = balanced_donors(y, tensors[0].device, generator)
         donors = rebuild(tuple(t[order.to(t.device)] for t in tensors))
-        place = place_of_mask(masks, x) if factor.needs_masks else factor.place(tensors, None)
-        if place != 0 and factor.needs_masks:
+        place = 0 if factor.needs_masks else factor.place(tensors, None)
+        if factor.needs_masks and place_of_mask(masks, x) != place:
             raise InvalidInputError(f"{factor.title} is exchanged in the first input, and the masks are over others")
         facts = read_facts(known_facts(self.facts, x, model), tensors[place])
         if masks is None or not factor.needs_masks:
