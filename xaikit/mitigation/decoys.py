@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -138,6 +139,15 @@ class Exchanges:
             rows = torch.stack([lender.x for lenders in self._donors.values() for lender in lenders])
             self._facts = read_facts(facts, rows)
             check_shown(factor, rows, self._facts)
+        elif self._donors:
+            highest = max(float(lender.mask.max()) for lenders in self._donors.values() for lender in lenders)
+            is_partial = 0 < highest < 1 and next(iter(self._donors.values()))[0].x.is_floating_point()
+            if is_partial:  # tokens are exchanged whole
+                warnings.warn(
+                    f"the masks of the shortcut reach {highest:.3g} at most, so it is exchanged in part only, and a "
+                    "model that relies on it may seem not to; pass masks > 0 to exchange all that they mark",
+                    stacklevel=3,
+                )
         self._lent = self._choose_lent(torch.Generator().manual_seed(seed))
 
     def _gather(

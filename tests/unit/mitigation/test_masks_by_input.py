@@ -73,3 +73,16 @@ def test_masks_are_counted_by_the_input_that_they_are_over():
     assert mask_count({"image": torch.zeros(8, 8)}, inputs) is None
     assert mask_count({"image": torch.zeros(9, 8, 8)}, inputs) == 9
     assert mask_count({"table": torch.zeros(9, 6)}, dict(reversed(inputs.items()))) == 9
+
+
+@pytest.mark.parametrize("run", [assess, mend])
+def test_masks_that_mark_in_part_exchange_in_part_and_say_so(samples, run):
+    (_, x), y = samples[0].values(), samples[1]
+    model = nn.Linear(6, 2, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.weight[:, 2] = torch.tensor([-1.0, 1.0])
+    settings = {"shortcut_masks" if run is assess else "shortcut": 0.4 * COLUMN, "progress": False}
+    with pytest.warns(UserWarning, match=r"reach 0\.4 at most, so it is exchanged in part only, .* pass masks > 0"):
+        run(model, (x, y), **settings)
+    assert assess(model, (x, y), shortcut_masks=COLUMN, progress=False).accuracy["flipped"] == 0  # no warning
