@@ -62,6 +62,8 @@ def read_masks(masks: Any, inputs: Any, *, what: str = WHAT, labels: Any = None)
         return None
     tensors = flatten(inputs)[0]
     if isinstance(masks, Mapping):
+        if not masks:
+            raise InvalidInputError(f"a dict of {what} holds one for each input by its name, and this one is empty")
         strangers = [k for k in masks if not isinstance(inputs, Mapping) or k not in inputs]
         if strangers:
             name_list = f"the inputs are {list(inputs)}" if isinstance(inputs, Mapping) else "the inputs have no names"
@@ -286,13 +288,20 @@ def in_order_of_columns(masks: Any, inputs: Any, what: str = WHAT) -> Any:
     """Masks of pandas by the names of the inputs' columns; all others as they are, by position.
 
     Args:
-        masks: as they came; a DataFrame has the names as columns, a Series for all samples as its index.
+        masks: as they came; a DataFrame has the names as columns, a Series for all samples as its index. A list holds
+            one for each sample, a tuple or a dict one for each of several inputs.
         inputs: as they came.
         what: name of the masks in messages.
 
     Raises:
         InvalidInputError: where the names are other ones.
     """
+    if isinstance(masks, list):
+        return [in_order_of_columns(mask, inputs, what) for mask in masks]
+    if isinstance(masks, Mapping) and isinstance(inputs, Mapping):
+        return {name: in_order_of_columns(mask, inputs.get(name), what) for name, mask in masks.items()}
+    if type(masks) is type(inputs) is tuple and len(masks) == len(inputs):
+        return tuple(in_order_of_columns(mask, x, what) for mask, x in zip(masks, inputs, strict=True))
     columns = list(getattr(inputs, "columns", ()))
     names = list(getattr(masks, "columns", getattr(masks, "index", ()))) if hasattr(masks, "iloc") else []
     if not columns or not names or names == columns or not all(isinstance(name, str) for name in names):

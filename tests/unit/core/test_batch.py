@@ -199,6 +199,26 @@ def test_masks_of_pandas_go_by_the_names_of_the_columns(form, order):
     assert torch.equal(by_position, by_name) == (order[1] == "race")
 
 
+def test_masks_of_pandas_for_each_sample_and_for_each_input():
+    pd = pytest.importorskip("pandas")
+    table, labels = pd.DataFrame(np.random.rand(2, 3), columns=["age", "race", "height"]), np.arange(2)
+    mask = pd.Series({"race": 1, "height": 0, "age": 0})
+    assert read_batch((table, labels, [mask, None])).masks.tolist() == [[0, 1, 0], [0, 0, 0]]
+    by_name = read_batch(({"a": table, "b": table}, labels, {"b": mask})).masks
+    assert by_name["b"].tolist() == [[0, 1, 0]] * 2
+    first, second = read_batch(((table, table), labels, (mask, mask.to_numpy()))).masks
+    assert (first[0].tolist(), second[0].tolist()) == ([0, 1, 0], [1, 0, 0])
+
+
+def test_an_empty_dict_of_masks_is_refused():
+    x, labels = torch.rand(4, 3), torch.arange(4) % 2
+    for inputs in (x, {"input": x}):
+        with pytest.raises(InvalidInputError, match="by its name, and this one is empty"):
+            read_batch((inputs, labels, {}))
+        with pytest.raises(InvalidInputError, match="by its name, and this one is empty"):
+            RRR(n_epochs=1).fit(nn.Linear(3, 2), inputs, labels, {}, progress=False)
+
+
 def test_masks_of_pandas_with_other_names_are_refused():
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame(np.random.rand(4, 3), columns=["age", "race", "height"])
