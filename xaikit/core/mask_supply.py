@@ -78,7 +78,7 @@ def mask_count(masks: Any, inputs: Any) -> int | None:
     first = masks
     x = flatten(inputs)[0][0]
     if isinstance(masks, Mapping) or (isinstance(masks, tuple) and any(is_array(m) for m in masks)):
-        key = next(iter(masks), None) if isinstance(masks, Mapping) else 0
+        key: Any = next(iter(masks), None) if isinstance(masks, Mapping) else 0
         first = masks[key] if masks else None
         if isinstance(inputs, Mapping) and isinstance(inputs.get(key), Tensor):
             x = inputs[key]
