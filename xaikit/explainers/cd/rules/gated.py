@@ -27,32 +27,36 @@ class GatedStep:
 
     Args:
         x: the inputs of all steps, (time, N, features).
+        constants: the shares of the parts in the constants, as `constants` gives them.
         weights: of the layer in this direction.
     """
 
-    def __init__(self, x: Decomposed, weights: Weights) -> None:
+    def __init__(self, x: Decomposed, constants: Tensor, weights: Weights) -> None:
         projected: Decomposed = functional.linear(x, weights.inputs, weights.input_bias)  # type: ignore[assignment]
         self.inputs = projected.parts.unbind(2)
         self.hidden, self.like = weights.hidden, x
-        share = x.share.view(-1, 1, 1) if shares.is_uniform(x.share) else shares.without_dim(x.share, -1).mean(1)
-        self.share = torch.stack([share, 1 - share])  # (2, masks, N or 1, 1)
+        self.share = constants.squeeze(2)
         self.bias = None if weights.hidden_bias is None else self.constant(weights.hidden_bias)
-        self.constant_counts = (self.share != 0).unsqueeze(2)
         self.symmetric = x.context.rules.activation == "symmetric"
         self.half_signs = factors(x.parts, 0.5, -0.5)
 
-    def run(self, states: list[Tensor], alive: Tensor | None, *, reverse: bool) -> tuple[Tensor, list[Tensor]]:
+    @staticmethod
+    def constants(x: Decomposed) -> Tensor:
+        """The shares of the parts in the constants of all steps, (2, masks, 1, N or 1, 1)."""
+        share = x.share.view(-1, 1, 1) if shares.is_uniform(x.share) else shares.without_dim(x.share, -1).mean(1)
+        return torch.stack([share, 1 - share]).unsqueeze(2)
+
+    def run(self, states: list[Tensor], alive: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The parts of all outputs, (2, masks, time, N, hidden), and of the last state.
 
         Args:
             states: the parts of the first state, (2, masks, N, hidden).
             alive: (2, masks, time, N, 1), where a part may differ from 0; None where all may.
-            reverse: whether to run from the last step to the first.
         """
         (hidden,), outputs = states, [states[0]] * len(self.inputs)
         factor = None if alive is None else alive.to(hidden.dtype).unbind(2)
         with torch.inference_mode(not torch.is_grad_enabled()):  # half a microsecond less for each operation
-            for t in reversed(range(len(outputs))) if reverse else range(len(outputs)):
+            for t in range(len(outputs)):
                 hidden = self(t, hidden)
                 outputs[t] = hidden = hidden if factor is None else hidden * factor[t]
         return torch.stack(outputs, 2), [hidden.clone()]
@@ -91,8 +95,8 @@ class GatedStep:
 class GRUStep(GatedStep):
     """One step of a GRU."""
 
-    def __init__(self, x: Decomposed, weights: Weights) -> None:
-        super().__init__(x, weights)
+    def __init__(self, x: Decomposed, constants: Tensor, weights: Weights) -> None:
+        super().__init__(x, constants, weights)
         self.size = weights.hidden.shape[0] // 3
         self.of_zero = self.constant(torch.tensor(0.5, dtype=x.dtype, device=x.share.device))
 
@@ -113,10 +117,20 @@ class GRUStep(GatedStep):
 class RNNStep(GatedStep):
     """One step of a plain recurrent net, whose function is tanh or relu."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], x: Decomposed, weights: Weights) -> None:
-        super().__init__(x, weights)
-        self.function = function
+    function: Callable[[Tensor], Tensor]
 
     def __call__(self, t: int, hidden: Tensor) -> Tensor:
         """The state after step t."""
         return self.split(self.inputs[t] + self.from_hidden(hidden), self.function)[0]
+
+
+class TanhStep(RNNStep):
+    """With tanh."""
+
+    function = staticmethod(torch.tanh)
+
+
+class ReLUStep(RNNStep):
+    """With ReLU."""
+
+    function = staticmethod(torch.relu)

@@ -7,7 +7,6 @@ A step is twenty to forty small operations, and their number is what it costs, s
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,17 +15,12 @@ from torch import Tensor
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, with_parts
 from xaikit.explainers.cd.registry import cd_rule
-from xaikit.explainers.cd.rules.gated import GRUStep, RNNStep
-from xaikit.explainers.cd.rules.lstm import LSTM
+from xaikit.explainers.cd.rules.gated import GRUStep, ReLUStep, TanhStep
+from xaikit.explainers.cd.rules.lstm import LSTM, model_run
 from xaikit.torch_ops import operation_name
 from xaikit.torch_ops.recurrent import Sequences, Weights, recurrent
 
-NETS: dict[str, Callable[..., Any]] = {
-    "lstm": LSTM,
-    "gru": GRUStep,
-    "rnn_tanh": lambda x, weights: RNNStep(torch.tanh, x, weights),
-    "rnn_relu": lambda x, weights: RNNStep(torch.relu, x, weights),
-}
+NETS: dict[str, Any] = {"lstm": LSTM, "gru": GRUStep, "rnn_tanh": TanhStep, "rnn_relu": ReLUStep}
 
 
 @cd_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -76,24 +70,45 @@ def _run(name: str, x: Any, state: tuple[Any, ...], weights: Weights, *, reverse
     like = x.like(x.parts[:, :, 0], step_share)
     states = [with_parts(s, like).parts.to(dtype) for s in state]
     with torch.autocast(x.device.type, enabled=False):  # its coarse numbers would add up over the steps
-        net = NETS[name](x, weights)
-        output, finals = net.run(states, _alive(x.parts, states, net.constant_counts, reverse=reverse), reverse=reverse)
-    return x.like(output, share), tuple(like.like(final, step_share) for final in finals)
+        constants = NETS[name].constants(x)
+        steps, constants = (x.flip(0), constants.flip(2)) if reverse else (x, constants)
+        output, finals = _run_forwards(name, steps, constants, states, weights)
+    return x.like(output.flip(2) if reverse else output, share), tuple(like.like(final, step_share) for final in finals)
 
 
-def _alive(parts: Tensor, states: list[Tensor], constant_counts: Tensor, *, reverse: bool) -> Tensor | None:
+def _run_forwards(name: str, x: Any, constants: Tensor, states: list[Tensor], weights: Weights) -> Any:
+    """The parts of the output and of the final states, from the first step of x to the last.
+
+    As long as one part is exactly 0 in each row the other one is what the model itself computes.
+    """
+    alive, first = _alive(x.parts, states, constants), 0
+    pieces = []
+    if alive is not None:
+        both = alive.all(0).transpose(0, 1).flatten(1).any(1).nonzero()
+        first = int(both[0]) if len(both) else len(x)
+    if alive is not None and first:
+        total, totals = model_run(name, x.total[:first], [state.sum(0)[0] for state in states], weights)
+        pieces = [torch.where(alive[:, :, :first], total, 0)]
+        states = [torch.where(alive[:, :, first - 1], state, 0) for state in totals]
+        alive = None if bool(alive[:, :, first:].all()) else alive[:, :, first:]
+        x, constants = x[first:], constants[:, :, first:] if constants.shape[2] > 1 else constants
+    if len(x):
+        output, states = NETS[name](x, constants, weights).run(states, alive)
+        pieces.append(output)
+    return torch.cat(pieces, 2) if len(pieces) > 1 else pieces[0], states
+
+
+def _alive(parts: Tensor, states: list[Tensor], constants: Tensor) -> Tensor | None:
     """Where a part may differ from 0, (2, masks, time, N, 1); None where all may.
 
     A part that no input and no constant has reached so far is exactly 0, which the functions of a vector kernel and of
     its scalar tail, different in the last bit, would not tell.
     """
-    reached = (parts != 0).any(-1, keepdim=True) | constant_counts
-    if bool(reached.all()):
-        return None
-    count = reached.flip(2).cumsum(2).flip(2) if reverse else reached.cumsum(2)
+    reached = (parts != 0).any(-1, keepdim=True) | (constants != 0)
     before = torch.stack([(state != 0).any(-1, keepdim=True) for state in states]).any(0)
-    alive = (count > 0) | before.unsqueeze(2)
-    return None if bool(alive.all()) else alive
+    if bool((reached[:, :, 0] | before).all()):
+        return None
+    return (reached.cumsum(2) > 0) | before.unsqueeze(2)
 
 
 @cd_rule("_pack_padded_sequence")
