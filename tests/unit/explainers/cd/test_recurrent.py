@@ -91,3 +91,47 @@ def test_steps_follow_the_rules_of_their_operations(rules, settings):
         ours, by_hand = (decompose(Last(model), x, masks, rules) for model in (net, ByHand(net)))
         assert torch.allclose(ours.relevant, by_hand.relevant, atol=1e-12)
         assert torch.allclose(ours.irrelevant, by_hand.irrelevant, atol=1e-12)
+
+
+def by_formula(net, x, span, suffix=""):
+    """The relevant part of all outputs by Murdoch's split with symmetric rules, on x (time, features)."""
+    w, u, b_w, b_u = (getattr(net, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    bias = b_w + b_u
+
+    def split(function, r, s, b):
+        """The three parts of a gate."""
+        relevant = (function(r + b) - function(b) + function(r + s + b) - function(s + b)) / 2
+        return relevant, function(r + s + b) - function(b) - relevant, function(b)
+
+    h_r = h_s = c_r = c_s = torch.zeros_like(u[0])
+    outputs = []
+    for t in reversed(range(len(x))) if suffix else range(len(x)):
+        inside = float(t in span)
+        r, s = ((w @ (part * x[t]) + u @ h).chunk(4) for part, h in ((inside, h_r), (1 - inside, h_s)))
+        functions = (torch.sigmoid, torch.sigmoid, torch.tanh)
+        i, f, g = (split(*values) for values in zip(functions, r, s, bias.chunk(4), strict=False))
+        output = torch.sigmoid(r[3] + s[3] + bias.chunk(4)[3])
+        crossed = (i[0] * g[1] + i[1] * g[0] + f[0] * c_s + f[1] * c_r) / 2
+        constant = i[2] * g[2]
+        new_r = i[0] * (g[0] + g[2]) + i[2] * g[0] + (f[0] + f[2]) * c_r + crossed + inside * constant
+        new_s = i[1] * (g[1] + g[2]) + i[2] * g[1] + (f[1] + f[2]) * c_s + crossed + (1 - inside) * constant
+        c_r, c_s = new_r, new_s
+        both = torch.tanh(c_r + c_s)
+        h_r, h_s = (output * (torch.tanh(c) + both - torch.tanh(d)) / 2 for c, d in ((c_r, c_s), (c_s, c_r)))
+        outputs.append(h_r)
+    return torch.stack(outputs[::-1] if suffix else outputs)
+
+
+@pytest.mark.parametrize("span", [range(2), range(2, 4), range(4, 6), range(6), range(0)])
+def test_an_lstm_follows_the_published_formulas_from_either_end(span):
+    """Spans that begin early and late: as long as one part is 0 the model itself gives the other."""
+    torch.manual_seed(3)
+    net = nn.LSTM(5, 7, batch_first=True, bidirectional=True).double()
+    x, masks = torch.randn(1, 6, 5, dtype=torch.float64), torch.zeros(2, 6, 1, dtype=torch.float64)
+    masks[0, list(span)] = 1
+    masks[1] = 1 - masks[0]
+    found = decompose(Last(net), x, masks)
+    with torch.no_grad():
+        for relevant, inside in ((found.relevant[0], span), (found.relevant[1], set(range(6)) - set(span))):
+            expected = [by_formula(net, x[0], inside, suffix) for suffix in ("", "_reverse")]
+            assert torch.allclose(relevant[0].view(6, -1), torch.cat(expected, -1), atol=1e-12)
