@@ -27,7 +27,7 @@ class GatedStep:
 
     Args:
         x: the inputs of all steps, (time, N, features).
-        constants: the shares of the parts in the constants, as `constants` gives them.
+        constants: the shares of the parts in the constants, as `constant_shares` gives them.
         weights: of the layer in this direction.
     """
 
@@ -41,7 +41,7 @@ class GatedStep:
         self.half_signs = factors(x.parts, 0.5, -0.5)
 
     @staticmethod
-    def constants(x: Decomposed) -> Tensor:
+    def constant_shares(x: Decomposed) -> Tensor:
         """The shares of the parts in the constants of all steps, (2, masks, 1, N or 1, 1)."""
         share = x.share.view(-1, 1, 1) if shares.is_uniform(x.share) else shares.without_dim(x.share, -1).mean(1)
         return torch.stack([share, 1 - share]).unsqueeze(2)

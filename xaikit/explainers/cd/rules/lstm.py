@@ -75,9 +75,9 @@ class LSTM:
         self.bias = bias if weights.hidden_bias is None else bias + weights.hidden_bias
 
     @staticmethod
-    def constants(x: Decomposed) -> Tensor:
+    def constant_shares(x: Decomposed) -> Tensor:
         """The shares of the parts in the constants of each step, (2, masks, time, N or 1, 1)."""
-        relevant = constant_shares(x)
+        relevant = relevant_constants(x)
         return torch.stack([relevant, 1 - relevant])
 
     def run(self, states: list[Tensor], alive: Tensor | None) -> tuple[Tensor, list[Tensor]]:
@@ -176,7 +176,7 @@ def _parts(total: Tensor, difference: Tensor, alive: Tensor | None) -> Tensor:
     return torch.where(alive, torch.where(alive.flip(0), parts, total), 0)
 
 
-def constant_shares(x: Decomposed) -> Tensor:
+def relevant_constants(x: Decomposed) -> Tensor:
     """How far each step lies inside the relevant span: |r| / (|r| + |s|) of its input, (masks, time, N or 1, 1)."""
     steps = x.context.step_masks
     if steps is not None:

@@ -70,7 +70,7 @@ def _run(name: str, x: Any, state: tuple[Any, ...], weights: Weights, *, reverse
     like = x.like(x.parts[:, :, 0], step_share)
     states = [with_parts(s, like).parts.to(dtype) for s in state]
     with torch.autocast(x.device.type, enabled=False):  # its coarse numbers would add up over the steps
-        constants = NETS[name].constants(x)
+        constants = NETS[name].constant_shares(x)
         steps, constants = (x.flip(0), constants.flip(2)) if reverse else (x, constants)
         output, finals = _run_forwards(name, steps, constants, states, weights)
     return x.like(output.flip(2) if reverse else output, share), tuple(like.like(final, step_share) for final in finals)
