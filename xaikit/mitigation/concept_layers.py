@@ -44,7 +44,7 @@ def concept_layers(  # noqa: PLR0913
     *,
     layers: Iterable[str] | None = None,
     method: str = "pattern",
-    channel_axis: int = 1,
+    channel_axis: int | None = None,
     head: str | int = "logits",
     seed: int = 0,
 ) -> list[ConceptLayer]:
@@ -88,7 +88,8 @@ def concept_layers(  # noqa: PLR0913
         options: dict[str, Any] = {"layer": name, "method": method, "channel_axis": channel_axis}
         try:
             half = Concept.fit(model, rows, shows[fitted], **options)
-            along = channel_activations(model, samples, name, channel_axis=channel_axis) @ half.direction.double().cpu()
+            activations, _ = channel_activations(model, samples, name, channel_axis=half.channel_axis)
+            along = activations @ half.direction.double().cpu()
             with _moved(model, half, half.absent):
                 without = _predicted(model, samples, head)
             with _moved(model, half, half.present):

@@ -17,6 +17,7 @@ from xaikit.core.layers import cut_at, find_point, layers_to_name
 from xaikit.core.model_state import evaluated
 from xaikit.core.results import Result
 from xaikit.core.structure import check_batch, flatten
+from xaikit.explainers.layer_channels import layer_channel_axis
 from xaikit.mitigation.forward import run_model
 
 BATCH = 64  # samples in a pass
@@ -54,7 +55,7 @@ class Concept(Result):
         *,
         layer: str | nn.Module | None = None,
         method: str = "pattern",
-        channel_axis: int = 1,
+        channel_axis: int | None = None,
         regularization: float = 1.0,
     ) -> Concept:
         """A concept whose direction is fitted to activations, averaged over the positions.
@@ -69,11 +70,13 @@ class Concept(Result):
                 of the two means; noise that both classes share does not change it (Pahde et al. 2022,
                 arXiv:2202.03482). "ridge" and "svm": the weights of a linear classifier on standardised activations,
                 with squared error or squared hinge loss.
-            channel_axis: where the output has its channels; -1 in (N, tokens, channels).
+            channel_axis: where the output has its channels, such as -1 in (N, tokens, channels); None: as the kinds of
+                the layer and those before it and the form of images tell.
             regularization: of "ridge" and "svm": the penalty regularization * |w|² / 2 against a sum over samples.
 
         Raises:
-            InvalidInputError: for labels of one kind only, or of another number of samples.
+            InvalidInputError: for labels of one kind only, or of another number of samples; for a layer that does not
+                tell where its channels are.
             InvalidTypeError: for a layer that is not named.
         """
         check_method(method)
@@ -85,11 +88,11 @@ class Concept(Result):
         inputs = read_inputs(inputs, model)
         shows = _read_flags(labels, check_batch(flatten(inputs)[0]))
         name = find_point(model, layer).name
-        a = channel_activations(model, inputs, layer, channel_axis=channel_axis)
+        a, axis = channel_activations(model, inputs, layer, channel_axis=channel_axis)
         absent, present = a[~shows].mean(0), a[shows].mean(0)
         direction = separating_direction(a, shows, method=method, regularization=regularization, layer=name)
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
-        return cls(name, direction.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
+        return cls(name, direction.to(dtype), absent.to(dtype), present.to(dtype), axis)
 
     def moved_value(self, value: Any, to: Tensor) -> Any:
         """What a layer returns, or the arguments that it gets, with the activation moved as `moved` does.
@@ -140,8 +143,10 @@ def check_method(method: Any) -> None:
         raise InvalidInputError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
 
 
-def channel_activations(model: nn.Module, inputs: Any, layer: str | nn.Module, *, channel_axis: int = 1) -> Tensor:
-    """The activations of a layer, averaged over the positions, (N, channels) in float64 on the CPU.
+def channel_activations(
+    model: nn.Module, inputs: Any, layer: str | nn.Module, *, channel_axis: int | None = None
+) -> tuple[Tensor, int]:
+    """The activations of a layer, averaged over the positions, (N, channels) in float64 on the CPU; their axis there.
 
     Args:
         model: the model, run in evaluation mode.
@@ -164,8 +169,10 @@ def channel_activations(model: nn.Module, inputs: Any, layer: str | nn.Module, *
             a = read(rows)
             if not parts and a.ndim > 2 and a.shape[1] == len(rows) > 1:
                 read(rows[1:])  # (T, N, D) with T = N looks like (N, T, D); with one sample less it is refused
+            if channel_axis is None:
+                channel_axis = layer_channel_axis(running, point, a, tensors)
             parts.append(_channels(a, channel_axis).double().cpu())
-    return torch.cat(parts)
+    return torch.cat(parts), int(channel_axis or 0)
 
 
 def separating_direction(

@@ -36,7 +36,7 @@ def tcav(  # noqa: PLR0913
     random_sets: Sequence[Any] | None = None,
     layers: str | Sequence[str] | None = None,
     method: str = "pattern",
-    channel_axis: int = 1,
+    channel_axis: int | None = None,
     head: str | int | None = "logits",
     progress: bool = True,
 ) -> ConceptScores:
@@ -62,7 +62,8 @@ def tcav(  # noqa: PLR0913
             ``x[torch.randperm(500)].chunk(20)``.
         layers: must be given, one or several layers by name, which return (N, channels, ...).
         method: how v is fitted, as for `Concept.fit`: "pattern", or "svm" and "ridge" as in the paper.
-        channel_axis: where the layers have their channels; -1 in (N, tokens, channels).
+        channel_axis: where the layers have their channels, such as -1 in (N, tokens, channels); None: as for
+            `Concept.fit`.
         head: which output is explained.
         progress: show a progress bar.
 
@@ -103,17 +104,18 @@ def tcav(  # noqa: PLR0913
     rows: list[ConceptScore] = []
     with tqdm(total=total, disable=not progress, desc="tcav", unit="pass") as bar:
 
-        def read(x: Any, layer: str) -> Tensor:
+        def read(x: Any, layer: str) -> tuple[Tensor, int]:
             activations = channel_activations(model, x, layer, channel_axis=channel_axis)
             bar.update()
             return activations
 
         for name in names:
-            randoms = [read(x, name) for x in others]
-            vectors = {key: ConceptVectors.of(read(x, name), randoms, method, name) for key, x in examples.items()}
+            first, axis = read(others[0], name)
+            randoms = [first, *(read(x, name)[0] for x in others[1:])]
+            vectors = {key: ConceptVectors.of(read(x, name)[0], randoms, method, name) for key, x in examples.items()}
             stacked = torch.cat([torch.cat((v.full, v.parts, v.random)) for v in vectors.values()])
             explainer = Gradient(model, layer=name, head=head)
-            shares = _shares(explainer, data, targets, stacked, channel_axis=channel_axis, tick=bar.update)
+            shares = _shares(explainer, data, targets, stacked, channel_axis=axis, tick=bar.update)
             rows += _rows(name, vectors, shares)
     return ConceptScores(tuple(rows), method)
 

@@ -10,20 +10,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.graphs import depends_on
 from xaikit.core.layers import LayerPoint, find_point, hooked
 from xaikit.core.structure import Tensors
-
-CONVOLUTION = torch_private.Convolution
-CHANNELS_FIRST = (
-    *(CONVOLUTION, torch_private.RunningNorm, nn.GroupNorm),
-    *(torch_private.MaxPool, torch_private.AvgPool, torch_private.Dropout),
+from xaikit.explainers.layer_channels import (
+    ADAPTED,
+    CONVOLUTION,
+    adapted,
+    axis_by_form,
+    distortion,
+    unknown_axis,
 )
-CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
+
 TOKEN_NORMS = (nn.LayerNorm, nn.RMSNorm)
-ADAPTED = "base_layer"  # where adapters (peft's LoRA) keep the layer that they change
 MAX_NORMS = 8  # the last ones of a vision transformer that are looked at
 MAX_DISTORTION = 1.5  # of a map of positions against the image
 MAX_PREFIX = 16  # class, distillation and register tokens that may stand before the patches of a vision transformer
@@ -96,7 +96,7 @@ class Recorder:
         have_axes = any(_axes_of(self.layers[index].module) == axes for index, _ in self.order)
         for index, output in reversed(self.order):
             module = self.layers[index].module
-            if isinstance(_adapted(module), CONVOLUTION):
+            if isinstance(adapted(module), CONVOLUTION):
                 leads_on = not (isinstance(result, Tensor) and result.requires_grad) or depends_on(result, [output])
                 if leads_on and depends_on(output, inputs) and (_axes_of(module) == axes or not have_axes):
                     patches_after = [(i, o) for i, o in reversed(after) if depends_on(o, inputs)]
@@ -146,26 +146,20 @@ def map_layers(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Lay
         kinds: classes of modules.
     """
     modules = dict(model.named_modules())
-    adapted = tuple(f"{name}." for name, m in modules.items() if isinstance(getattr(m, ADAPTED, None), CONVOLUTION))
-    inside = {name for name in modules if name.startswith(adapted)}
-    return [LayerPoint(name, m) for name, m in modules.items() if name not in inside and isinstance(_adapted(m), kinds)]
-
-
-def _adapted(module: nn.Module) -> nn.Module:
-    """The layer inside an adapter, such as LoRA's, whose output is this layer's and the adapter's; else the module."""
-    inner: nn.Module = getattr(module, ADAPTED, module)
-    return inner
+    inner = tuple(f"{name}." for name, m in modules.items() if isinstance(getattr(m, ADAPTED, None), CONVOLUTION))
+    inside = {name for name in modules if name.startswith(inner)}
+    return [LayerPoint(name, m) for name, m in modules.items() if name not in inside and isinstance(adapted(m), kinds)]
 
 
 def _axes_of(module: nn.Module) -> int:
     """Over how many axes a convolution runs; 0 for another module."""
-    module = _adapted(module)
+    module = adapted(module)
     return len(getattr(module, "kernel_size", ())) if isinstance(module, CONVOLUTION) else 0
 
 
 def cuts_patches(module: nn.Module) -> bool:
     """Whether a convolution cuts an image into patches that do not overlap, as a vision transformer begins."""
-    module = _adapted(module)
+    module = adapted(module)
     kernel, stride = getattr(module, "kernel_size", ()), getattr(module, "stride", ())
     return kernel == stride and len(kernel) == 2 and min(kernel) > 1
 
@@ -175,7 +169,7 @@ def _is_map(output: Tensor, image: Tensor) -> bool:
     if image.ndim != 4:
         return False
     if output.ndim == 4:
-        return _distortion(output.shape[1:-1], image.shape[2:]) < MAX_DISTORTION
+        return distortion(output.shape[1:-1], image.shape[2:]) < MAX_DISTORTION
     return output.ndim == 3 and _prefix(output.shape[1], image) is not None
 
 
@@ -210,45 +204,10 @@ def channel_axis(name: str, module: nn.Module, a: Tensor, image: Tensor | None) 
     Raises:
         InvalidInputError: if neither decides.
     """
-    if isinstance(_adapted(module), CONVOLUTION):
-        return 1
-    if a.ndim == 3 and image is not None and image.ndim == 4:
-        return 2  # patch tokens
-    kind = _axis_by_kind(module, a)
-    if kind is not None and a.ndim > 3:
-        return kind
-    if a.ndim > 3 and image is not None and image.ndim == a.ndim:
-        first, last = (_distortion(places, image.shape[2:]) for places in (a.shape[2:], a.shape[1:-1]))
-        if not math.isclose(first, last, rel_tol=1e-6):
-            return 1 if first < last else a.ndim - 1
-    elif a.ndim > 3:
-        return 1
-    if a.ndim > 3 and _holds(module, CONVOLUTION) and not _holds(module, CHANNELS_LAST):
-        return 1
-    length = "length" if a.ndim == 3 else ", ".join(["depth", "height", "width"][5 - a.ndim :])
-    last_form = "(N, tokens, channels)" if a.ndim == 3 else f"(N, {length}, channels)"
-    raise InvalidInputError(
-        f"layer {name!r} returns {tuple(a.shape)}: say where its channels are, with channel_axis=1 for (N, channels, "
-        f"{length}) or channel_axis={a.ndim - 1} for {last_form}"
-    )
-
-
-def _axis_by_kind(module: nn.Module, a: Tensor) -> int | None:
-    while isinstance(module, nn.Sequential) and len(module):
-        module = module[-1]
-    if isinstance(module, CHANNELS_FIRST):
-        return 1
-    return a.ndim - 1 if isinstance(module, CHANNELS_LAST) else None
-
-
-def _holds(module: nn.Module, kinds: Any) -> bool:
-    return any(isinstance(m, kinds) for m in module.modules())
-
-
-def _distortion(places: Sequence[int], image: Sequence[int]) -> float:
-    """The ratio of the scale factors from a map's axes to those of an image; 1 for the same proportions."""
-    scales = [side / place for side, place in zip(image, places, strict=True)]
-    return max(scales) / min(scales)
+    axis = axis_by_form(module, a, image)
+    if axis is None:
+        raise unknown_axis(name, a)
+    return axis
 
 
 def patches(tokens: Tensor, x: Tensor, name: str) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaikit.core import Call
 from xaikit.core.arrays import to_tensor
@@ -21,11 +21,11 @@ from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Readings, tapped
 from xaikit.core.targets import is_several
+from xaikit.explainers.layer_channels import layer_channel_axis
 from xaikit.explainers.lrp.engine import ZennitLRP
 from xaikit.explainers.lrp.flow import relevance_of
 
 MAX_CONDITIONS = 16  # in one pass: what lies between convolutions outgrows the processor's cache with more
-CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 Condition = Mapping[Any, Any]  # from a layer to its channels
 ChannelMasks = Mapping[str, Tensor]  # from the name of a layer to 1 at its channels
 
@@ -54,8 +54,8 @@ def conditional_relevance(  # noqa: PLR0913
         conditions: from a layer, by name or as a module, to its channels: whole numbers, or one. Or a list of such
             mappings; they share the forward pass and the first backward pass, and those of the same layers also the
             backward pass from there on, where every rule allows it.
-        channel_axis: of the layers' outputs; None: the last for linear layers, norms and tokens (N, T, D) of an image,
-            else 1.
+        channel_axis: of the layers' outputs; None: as the kinds of the layer and those before it and the form of an
+            image tell, such as the last for tokens (N, T, D).
         seed: as for `Explainer.attribute`.
 
     Returns:
@@ -63,12 +63,14 @@ def conditional_relevance(  # noqa: PLR0913
         several targets, with a new first axis for them before that.
 
     Raises:
-        InvalidInputError: for a channel that is not there, or a layer on which an explained one does not depend.
+        InvalidInputError: for a channel that is not there, a layer that stands twice in a condition, one that does not
+            tell where its channels are, or one on which an explained one does not depend.
         InvalidTypeError: for an explainer that is not LRP, or conditions of another form.
         UnreachableError: when the score does not depend on a layer.
 
     >>> from xaikit.explainers import LRPEpsilonPlus
-    >>> model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False))
+    >>> layers = torch.nn.Linear(4, 6, bias=False), torch.nn.ReLU(), torch.nn.Linear(6, 2, bias=False)
+    >>> model = torch.nn.Sequential(*layers)
     >>> explainer, x = LRPEpsilonPlus(model), torch.rand(3, 4)
     >>> parts = conditional_relevance(explainer, x, 0, conditions=[{"1": k} for k in range(6)])
     >>> parts.sum(0).allclose(explainer.attribute(x, 0), atol=1e-5)
@@ -144,6 +146,11 @@ def _conditional(
             at_layer = {}
             for layer, channels in condition.items():
                 point = find_point(call.model, layer)
+                if point.name in at_layer:
+                    raise InvalidInputError(
+                        f"layer {point.name!r} stands twice in a condition, by name and as a module; give all of its "
+                        "channels in one list"
+                    )
                 output = readings.outputs[names.index(point.name)][0]
                 at_layer[point.name] = _mask(point, output, channels, _axis(point, output, call, channel_axis))
             masks.append(at_layer)
@@ -227,8 +234,7 @@ def _axis(point: LayerPoint, output: Tensor, call: Call, channel_axis: int | Non
                 f"channel_axis must name an axis of {tuple(output.shape)} after the first, got {channel_axis}"
             )
         return channel_axis % output.ndim
-    tokens = output.ndim == 3 and call.inputs[0].ndim == 4
-    return output.ndim - 1 if tokens or isinstance(point.module, CHANNELS_LAST) or output.ndim == 2 else 1
+    return layer_channel_axis(call.model, point, output, (call.uncut or call).inputs)
 
 
 def _mask(point: LayerPoint, output: Tensor, channels: Any, axis: int) -> Tensor:
@@ -275,7 +281,8 @@ def channel_relevance(  # noqa: PLR0913
         InvalidInputError: for an axis that is not there, a layer that runs several times.
 
     >>> from xaikit.explainers import LRPEpsilonPlus
-    >>> model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
+    >>> layers = torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(24, 2)
+    >>> model = torch.nn.Sequential(*layers)
     >>> channel_relevance(LRPEpsilonPlus(model), torch.rand(3, 1, 4, 4), 0, layer="1").topk(2).indices.shape
     torch.Size([3, 2])
     """
