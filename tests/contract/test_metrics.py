@@ -20,6 +20,7 @@ COST = {"seconds", "peak_memory"}
 OTHERS = [name for name in METRICS if name not in COST]
 # On a linear model w * x is the truth, but what must not move with the input's offset is w.
 ORACLES = {"input_invariance": Gradient}
+pytestmark = pytest.mark.filterwarnings("ignore:TopKIntersection.k=100 looks at all")
 SETTINGS = {"top_k_intersection": {"k": 8}}  # of 64 places
 FOR_CLASSES = {"random_logit", "consistency", "sufficiency"}
 OF_A_BATCH = {"consistency", "sufficiency"}  # compare a sample with others: NaN alone
@@ -183,6 +184,7 @@ def test_a_single_output(name):
         torch.rand(N, 1, 4, 4),
         torch.eye(4).repeat(N, 1, 1),
     )
+    nn.init.ones_(model[1].bias)  # `irof` is a share of the score, which must be above 0
     metric, explainer = METRICS.create(name), GradientXInput(model)
     if name in FOR_CLASSES:
         with pytest.raises(InvalidInputError, match="several outputs|at least two classes"):

@@ -46,6 +46,7 @@ class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
     comes first in memory counts as more relevant.
     """
 
+    IN_ORDER: ClassVar[bool] = True
     ORDERS: ClassVar[tuple[str, ...]] = ("morf", "lerf")
 
     n_steps: Annotated[int, Int(ge=1), "steps K from the input to the baseline"] = 10
@@ -144,7 +145,7 @@ class LeRF(PixelFlipping):
 class AbPC(PixelFlipping):
     """Area between the perturbation curves: LeRF minus MoRF; higher is more faithful (Samek et al. 2017).
 
-    Zero for a ranking that says nothing, whatever the model's output is.
+    Zero in the mean for a random ranking, whatever the model's output is.
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import FEATURE_MASKS, METRICS, Categorical, Choice, Float, Int
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import by_row
 from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.perturbation import Removal
@@ -91,7 +92,8 @@ class Infidelity(Removal):
 
     * "removal" puts the baseline in the place of random groups, each with probability 1/2, and promised is the sum of
       their attributions: for attributions that share out the score (gradient x input, IG, LRP, CD);
-    * "gaussian" draws I normally and promised is the sum of I_i a_i: for sensitivities (gradient, SmoothGrad).
+    * "gaussian" draws I normally and promised is the sum of I_i a_i: for sensitivities (gradient, SmoothGrad), which
+      must not be pooled.
 
     With `normalize` the attribution is scaled by its best factor first, E[promised * drop] / E[promised^2], so that
     only its direction counts (ibid., section 2.2).
@@ -126,6 +128,12 @@ class Infidelity(Removal):
         return drops_and_sums(self, context, parts, (keys < 0.5)[:, None] & parts.present)
 
     def _noise(self, context: EvaluationContext) -> tuple[Tensor, Tensor]:
+        for a, x in zip(context.attributions, context.call.inputs, strict=True):
+            if a.shape != x.shape:
+                raise InvalidInputError(
+                    f"Infidelity.perturbation='gaussian' needs an attribution of each value, got {tuple(a.shape)} for "
+                    f"inputs {tuple(x.shape)}; pass them as the explainer gives them, not pooled"
+                )
         noise = [self.noise_level * z for z in normal_draws(context.call.inputs, self.n_iter, context.seed)]
         shifted = self._watch(
             context.call,
@@ -134,8 +142,7 @@ class Infidelity(Removal):
                 x - z[some.start : some.stop, None] for x, z in zip(call.inputs, noise, strict=True)
             ),
         )
-        full = [a.expand_as(x) for a, x in zip(context.attributions, context.call.inputs, strict=True)]
-        promised = sum(by_row(z).to(a) @ by_row(a).T for z, a in zip(noise, full, strict=True))
+        promised = sum(by_row(z).to(a) @ by_row(a).T for z, a in zip(noise, context.attributions, strict=True))
         return self._unchanged(context) - shifted, promised  # type: ignore[return-value]
 
 

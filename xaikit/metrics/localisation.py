@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import warnings
 from typing import Annotated, ClassVar
 
 import torch
@@ -228,6 +229,12 @@ class TopKIntersection(Localisation):
 
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
         k = min(self.k, values.shape[1])
+        if k == values.shape[1]:
+            warnings.warn(
+                f"{type(self).__name__}.k={self.k} looks at all {k} positions, so every attribution gets the region's "
+                "share of them; choose a smaller k",
+                stacklevel=2,
+            )
         return share_of_top(values, inside, torch.full_like(inside[:, 0], k, dtype=torch.long))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from xaikit.core import BASELINES, Call, Categorical, Choice, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.rows import rows_per_pass
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 from xaikit.metrics.base import EvaluationContext, Metric
 from xaikit.metrics.pooled_features import FeatureSet
 
@@ -20,7 +20,13 @@ Flags = Callable[[slice, range], Tensor]  # of which samples, in which copies
 
 
 class PerturbationMetric(Metric, abc.ABC):
-    """Measures the model's output on changed copies of the inputs."""
+    """Measures the model's output on changed copies of the inputs.
+
+    `IN_ORDER` says that it removes features in the order of their attribution. It then has no value, NaN, for a sample
+    whose attribution is the same everywhere, and where the baseline is the sample itself.
+    """
+
+    IN_ORDER: ClassVar[bool] = False
 
     output: Annotated[
         str,
@@ -29,6 +35,18 @@ class PerturbationMetric(Metric, abc.ABC):
         "the predicted one, else 0), or auto: the probability where a class of several is explained, else the score",
     ] = "auto"
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
+
+    def _values(self, context: EvaluationContext) -> Tensor:
+        values = super()._values(context)
+        return values.masked_fill(self._is_void(context), torch.nan) if self.IN_ORDER else values
+
+    def _is_void(self, context: EvaluationContext) -> Tensor:
+        """Which samples have nothing to order, or to remove, (N,)."""
+        rows = [by_row(a) for a in context.attributions]
+        if sum(row.shape[1] for row in rows) < 2:
+            return torch.zeros_like(context.finite)
+        low, high = (torch.stack([pick(row, 1) for row in rows]) for pick in (torch.amin, torch.amax))
+        return low.amin(0) == high.amax(0)
 
     def _watch(self, call: Call, copies: int, change: Callable[[Call, slice, range], Tensors]) -> Tensor:
         """The measured output of each changed copy, (copies, N).
@@ -85,6 +103,11 @@ class Removal(PerturbationMetric, abc.ABC):
     baseline: Annotated[Any, Choice(BASELINES), "what replaces a feature: a name, a number, a tensor or a Baseline"] = (
         "zeros"
     )
+
+    def _is_void(self, context: EvaluationContext) -> Tensor:
+        pairs = zip(context.call.inputs, self.baseline.of(context.call), strict=True)
+        unchanged = torch.stack([by_row(x == b).all(1) for x, b in pairs]).all(0)
+        return super()._is_void(context) | unchanged
 
     def _removed(self, context: EvaluationContext, parts: FeatureSet, copies: int, removed: Flags) -> Tensor:
         """The measured output (copies, N) without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags."""

@@ -90,7 +90,10 @@ def groups(
     absolute: bool = False,
     tokens: tuple[bool, ...] = (),
 ) -> FeatureGroups:
-    """The groups of all inputs side by side: those of the second input follow those of the first."""
+    """The groups of all inputs side by side: those of the second input follow those of the first.
+
+    A pooled attribution is shared out evenly among what it was pooled over, so that the groups' sum is its own.
+    """
     ids, values, present = [], [], []
     sizes: list[int] = []
     for a, x, group_ids in zip(attributions, inputs, mask.of(inputs, tokens), strict=True):
@@ -100,7 +103,8 @@ def groups(
         # Each sample's groups are numbered without a gap, so that their numbers do not depend on the other samples.
         numbers = has.cumsum(1) - 1
         renumbered = numbers.gather(1, flat)
-        of_features = by_row((a.abs() if absolute else a).expand_as(x))
+        pooled_over = x[0].numel() // a[0].numel()
+        of_features = by_row(((a.abs() if absolute else a) / pooled_over).expand_as(x))
         values.append(of_features.new_zeros(len(x), count).scatter_add_(1, renumbered.expand(len(x), -1), of_features))
         present.append(torch.arange(count, device=x.device) <= numbers[:, -1:])
         ids.append((renumbered + sum(sizes)).view(group_ids.shape))

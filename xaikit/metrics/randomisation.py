@@ -125,6 +125,10 @@ def randomisable(
     Other threads, and the user, go on with the model as it is, unless it cannot be copied.
     """
     model, layers = original_of(context.call.model), layers_from_output(context.call)
+    if not layers:
+        raise InvalidInputError(
+            f"a randomisation test draws parameters anew, and {type(model).__name__} has none; measure another metric"
+        )
     if context.call.facts.replicable is False:
         with EXCLUSIVE, kept(model) as restore:
             yield context, layers, restore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from xaikit.metrics.pooled_features import FeatureGroups, groups, groups_of
 
 class RegionRemoval(Removal, abc.ABC):
     """Base: the output after the k regions of the highest attribution were replaced by the baseline, k = 0..K."""
+
+    IN_ORDER: ClassVar[bool] = True
 
     feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "the regions"] = "auto"
     n_regions: Annotated[int | None, Int(ge=1, optional=True), "most regions that are removed; None: all"] = None
@@ -86,7 +88,8 @@ class IROF(RegionRemoval):
 
     1 less the mean height of the curve over the share of the regions that is removed (Rieger and Hansen 2020,
     arXiv:2003.08747). A region's attribution is the mean over its features. Meant for outputs that are not negative, so
-    the probability is watched; for segments of images take ``feature_mask="slic"``, as the paper does.
+    the probability is watched; NaN where f(x) is not above 0. For segments of images take ``feature_mask="slic"``, as
+    the paper does.
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput
@@ -103,7 +106,7 @@ class IROF(RegionRemoval):
         sizes = groups(tuple(torch.ones_like(x) for x in inputs), inputs, self.feature_mask, tokens=tokens).values
         curve, counts = self._curve(context, parts, parts.values / sizes.clamp_min(1))
         start = curve[:, :1]
-        return 1 - mean_height(curve / start.where(start != 0, torch.nan), counts)
+        return 1 - mean_height(curve / start.where(start > 0, torch.nan), counts)
 
 
 def mean_height(curve: Tensor, counts: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Call, Float, Layer
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.layers import LayerPoint, find_point, read
+from xaikit.core.replica import original_of
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Attribute, EvaluationContext
 from xaikit.metrics.randomisation import layers_from_output
@@ -138,7 +140,15 @@ class RelativeRepresentationStability(RelativeStability):
 
     def _points(self, call: Call) -> list[LayerPoint]:
         if self.representation is None:
-            return [find_point(call.model, layers_from_output(call)[0][0]).at_input()]
+            model = original_of(call.model)
+            last = next((unit[0] for unit in layers_from_output(call) if unit[0] is not model), None)
+            if last is None:
+                raise InvalidInputError(
+                    f"{type(self).__name__} compares what goes into the last layer with parameters, and "
+                    f"{type(model).__name__} holds none; name layers with representation=, or use "
+                    "RelativeInputStability"
+                )
+            return [find_point(call.model, last).at_input()]
         several = self.representation if isinstance(self.representation, tuple) else (self.representation,)
         return [find_point(call.model, layer) for layer in several]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class ROAD(PerturbationMetric, PooledFeatureMetric):
     """
 
     DIRECTION = "minimize"
+
+    IN_ORDER: ClassVar[bool] = True
 
     percentages: Annotated[tuple[float, ...], _percentages, "shares of the places that are removed, in percent"] = (
         10.0, 30.0, 50.0, 70.0, 90.0,

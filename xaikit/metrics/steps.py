@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class OrderedSteps(Removal, PooledFeatureMetric, abc.ABC):
 
     Positions and their order are those of pixel flipping: a pixel, token or step with all its channels.
     """
+
+    IN_ORDER: ClassVar[bool] = True
 
     n_steps: Annotated[int, Int(ge=2), "groups; every position by itself, where there are fewer"] = 28
     output = "score"
@@ -77,7 +79,7 @@ class MonotonicityArya(OrderedSteps):
     """1 where the output never falls while features are put into the baseline, the least relevant first, else 0.
 
     Higher is better (Arya et al. 2019, arXiv:1909.03012; Luss et al. 2019, arXiv:1905.12698). It asks much: features
-    that speak against the class have negative attributions, and come first.
+    that speak against the class have negative attributions, and come first. NaN for a single position.
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput
@@ -100,7 +102,8 @@ class MonotonicityArya(OrderedSteps):
             return rank[samples] < bounds[some.start : some.stop, None, None]
 
         outputs = self._removed(context, places, len(bounds), absent)
-        return (outputs.diff(dim=0) >= 0).all(0).to(outputs)
+        rises = (outputs.diff(dim=0) >= 0).all(0).to(outputs)
+        return rises if len(outputs) > 1 else torch.full_like(rises, torch.nan)
 
 
 @METRICS.register("monotonicity_nguyen")

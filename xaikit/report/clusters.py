@@ -12,6 +12,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.percentages import percent
 from xaikit.report.figures import _array, _overlay, show_image
 from xaikit.report.html import Table
+from xaikit.report.plain_text import PlainFigure
 from xaikit.shortcuts import Clusters
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000", "#994f00", "#40b0a6")
@@ -76,7 +77,7 @@ def clusters_figure(
         if values is not None and len(values) != len(clusters.labels):
             raise InvalidInputError(f"{name} must hold the {len(clusters.labels)} clustered samples, got {len(values)}")
     k, columns = clusters.n_clusters, n_examples + 1
-    figure = Figure(figsize=(1.35 * columns + 0.6, 3.1 + 1.45 * k), layout="constrained")
+    figure = PlainFigure(figsize=(1.35 * columns + 0.6, 3.1 + 1.45 * k), layout="constrained")
     upper, lower = figure.subfigures(  # type: ignore[misc]
         2, 1, height_ratios=[2.9, 1.45 * k]
     )

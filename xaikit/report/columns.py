@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.report.plain_text import PlainFigure
 
 Array = NDArray[Any]
 
@@ -91,7 +92,7 @@ def rows_figure(
     values = values.reshape(len(values), -1)
     columns = column_names(names, values.shape[1])
     n_lines = min(values.shape[1], MAX_FEATURES) + (0 if scores is None else 2)
-    figure = Figure(figsize=(6.6, len(values) * (0.7 + 0.24 * n_lines) + 0.3), layout="constrained")
+    figure = PlainFigure(figsize=(6.6, len(values) * (0.7 + 0.24 * n_lines) + 0.3), layout="constrained")
     for i, axes in enumerate(figure.subplots(len(values), 1, squeeze=False)[:, 0]):
         labels = columns
         if inputs is not None:
@@ -128,7 +129,7 @@ def columns_figure(
     top, others = ranked(means, MAX_COLUMNS)
     n_lines = len(top) + bool(len(others))
     height = 0.9 + 0.3 * n_lines
-    figure = Figure(figsize=(4.6, 2 * height) if narrow else (7.6, height), layout="constrained")
+    figure = PlainFigure(figsize=(4.6, 2 * height) if narrow else (7.6, height), layout="constrained")
     left, right = figure.subplots(2, 1) if narrow else figure.subplots(1, 2, width_ratios=(1, 1.7))
     sizes = [*means[top], *([means[others].sum()] if len(others) else [])]
     texts = [*(columns[j] for j in top), *([f"{len(others)} others, summed"] if len(others) else [])]

@@ -10,6 +10,7 @@ from scipy.ndimage import uniform_filter
 
 from xaikit.core.percentages import percent
 from xaikit.report.figures import BARS, INTERVAL, show_image
+from xaikit.report.plain_text import PlainFigure
 
 if TYPE_CHECKING:
     from xaikit.shortcuts.concept_atlas import ConceptAtlas
@@ -33,7 +34,7 @@ def concept_scores_figure(table: ConceptScores, level: float = 0.05) -> Figure:
     concepts = list(dict.fromkeys(row.concept for row in table.rows))
     layers = list(dict.fromkeys(row.layer for row in table.rows))
     width = 1.2 + 0.5 * len(concepts) * max(len(layers), 2)
-    figure = Figure(figsize=(max(4.0, width), 2.4 * len(targets) + 0.7), layout="constrained")
+    figure = PlainFigure(figsize=(max(4.0, width), 2.4 * len(targets) + 0.7), layout="constrained")
     panels = figure.subplots(len(targets), 1, squeeze=False)[:, 0]
     thick = 0.8 / len(layers)
     for axes, target in zip(panels, targets, strict=True):
@@ -73,7 +74,7 @@ def concept_atlas_figure(atlas: ConceptAtlas) -> Figure:
         atlas: what to draw.
     """
     down, across = atlas.samples.shape
-    figure = Figure(figsize=(across * CELL + 1.1, down * (CELL + 0.12) + 0.2), layout="constrained")
+    figure = PlainFigure(figsize=(across * CELL + 1.1, down * (CELL + 0.12) + 0.2), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     for k, line in enumerate(grid):
         for i, axes in enumerate(line):

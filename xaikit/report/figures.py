@@ -25,6 +25,7 @@ from xaikit.core.image_forms import channels_first
 from xaikit.core.spec_strings import target_text
 from xaikit.report.columns import rows_figure
 from xaikit.report.names import Names
+from xaikit.report.plain_text import PlainFigure
 from xaikit.report.token_strip import token_strip
 
 Array = NDArray[Any]
@@ -174,7 +175,7 @@ def grouped_bars(
         margins: half the width of each number's interval, by series and group; drawn as lines.
     """
     groups = list(dict.fromkeys(group for row in table.values() for group in row))
-    figure = Figure(figsize=(1.5 + 0.42 * len(groups) * (len(table) + 1), 3.6), layout="constrained")
+    figure = PlainFigure(figsize=(1.5 + 0.42 * len(groups) * (len(table) + 1), 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.84 / len(table)
     ends = [row[g] + (margins[name].get(g, 0.0) if margins else 0.0) for name, row in table.items() for g in row]
@@ -263,7 +264,7 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
 
 def _grid(rows: int, columns: int, *, width: float, height: float, margin: float = 0.6) -> tuple[Figure, Any]:
     """Axes in a grid; `margin` inches are left for colour bars."""
-    figure = Figure(figsize=(columns * width + margin, rows * height + 0.3), layout="constrained")
+    figure = PlainFigure(figsize=(columns * width + margin, rows * height + 0.3), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.report.figures import SIGNED
+from xaikit.report.plain_text import PlainFigure
 
 if TYPE_CHECKING:
     from xaikit.language.generation import Generation
@@ -40,7 +41,7 @@ def matrix_figure(generation: Generation, *, scale: float | None = None) -> Figu
     values = generation.values.float().cpu().numpy()
     rows, columns = values.shape
     width, height = (min(LARGEST, max(SMALLEST, CELL * count)) for count in (columns, rows))
-    figure = Figure(figsize=(width + 2.2, height + 1.8), layout="constrained")
+    figure = PlainFigure(figsize=(width + 2.2, height + 1.8), layout="constrained")
     axes = figure.subplots()
     limit = scale or float(np.abs(values).max()) or 1.0
     future = np.triu(np.ones_like(values, dtype=bool), generation.n_prompt) if generation.units == "tokens" else None
@@ -75,7 +76,7 @@ def bars_figure(generation: Generation, *, n: int = 30) -> Figure:
     if len(sums) > n:
         labels.append(f"{len(sums) - n} others")
         values.append(float(sums.sum() - sums[largest].sum()))
-    figure = Figure(figsize=(6, 0.28 * len(values) + 1), layout="constrained")
+    figure = PlainFigure(figsize=(6, 0.28 * len(values) + 1), layout="constrained")
     axes = figure.subplots()
     colours = ["#b2182b" if value > 0 else "#2166ac" for value in values]
     axes.barh(range(len(values)), values, color=colours)

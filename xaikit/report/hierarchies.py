@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.image_forms import channels_first
+from xaikit.report.plain_text import PlainFigure
 
 SIGNED = "RdBu_r"
 MAX_LEVELS = 8
@@ -38,7 +39,7 @@ def plot_hierarchy(hierarchy: Any, inputs: Any = None, *, tokens: Sequence[str] 
         scores, ids = scores[:, 0], ids[:, 0]
     levels = np.unique(np.linspace(0, len(scores) - 1, min(MAX_LEVELS, len(scores))).round().astype(int))
     first = 0 if inputs is None else 1
-    figure = Figure(figsize=(2 * (len(levels) + first), 2.4), layout="constrained")
+    figure = PlainFigure(figsize=(2 * (len(levels) + first), 2.4), layout="constrained")
     axes = figure.subplots(1, len(levels) + first, squeeze=False)[0]
     if inputs is not None:
         _image(axes[0], inputs)
@@ -74,7 +75,7 @@ def _sentence(scores: Any, ids: Any, limit: float, tokens: Sequence[str] | None)
     levels, length = scores.shape
     if tokens is not None and len(tokens) != length:
         raise InvalidInputError(f"the sequence has {length} tokens, got {len(tokens)} words")
-    figure = Figure(figsize=(0.6 * length + 1.5, 0.35 * levels + 1), layout="constrained")
+    figure = PlainFigure(figsize=(0.6 * length + 1.5, 0.35 * levels + 1), layout="constrained")
     axis = figure.subplots()
     drawn = axis.imshow(scores[::-1], cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto")
     for level, x in np.argwhere(ids[::-1][:, 1:] != ids[::-1][:, :-1]):

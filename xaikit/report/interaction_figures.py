@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from xaikit.report.columns import NEGATIVE, POSITIVE
 from xaikit.report.figures import SIGNED
+from xaikit.report.plain_text import PlainFigure
 
 if TYPE_CHECKING:
     from xaikit.explainers.interactions import Interactions
@@ -31,7 +32,7 @@ def interactions_figure(interactions: Interactions, sample: int = 0) -> Figure:
     matrix = interactions.values[sample].double().cpu().numpy()
     count = len(matrix)
     side = min(9.0, max(2.4, 0.55 * count if count <= NUMBERED else 0.28 * count))
-    figure = Figure(figsize=(side + 3.6, side + 1.2), layout="constrained")
+    figure = PlainFigure(figsize=(side + 3.6, side + 1.2), layout="constrained")
     cells = figure.subplots()
     alone = np.eye(count, dtype=bool)
     limit = float(np.abs(matrix[~alone]).max(initial=0.0)) or 1.0

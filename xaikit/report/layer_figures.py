@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from xaikit.core.errors import InvalidInputError
 from xaikit.report.figures import SIGNED
 from xaikit.report.generation_figures import CELL, LARGEST, MOST_LABELS, SMALLEST, label_of
+from xaikit.report.plain_text import PlainFigure
 
 if TYPE_CHECKING:
     from xaikit.language.layer_relevance import LayerRelevance
@@ -39,7 +40,7 @@ def layers_figure(relevance: LayerRelevance, sample: int = 0, *, lens: LogitLens
     widths = [min(LARGEST, max(SMALLEST, CELL * n_tokens))]
     widths += [max(1.2, CELL * heads.shape[1])] * bool(heads.shape[1]) + [2.5] * (lens is not None)
     height = min(LARGEST, max(SMALLEST, CELL * n_layers))
-    figure = Figure(figsize=(sum(widths) + 2.2, height + 1.6), layout="constrained")
+    figure = PlainFigure(figsize=(sum(widths) + 2.2, height + 1.6), layout="constrained")
     panels = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
     _matrix(figure, panels[0], tokens, names, "tokens at a block's input")
     panels[0].set_yticks(range(n_layers), relevance.layers, fontsize=7)
@@ -65,7 +66,7 @@ def lens_figure(lens: LogitLens, sample: int = 0) -> Figure:
     """
     _check(sample, len(lens.values))
     count = len(lens.layers)
-    figure = Figure(figsize=(5, min(LARGEST, max(SMALLEST, CELL * count)) + 1), layout="constrained")
+    figure = PlainFigure(figsize=(5, min(LARGEST, max(SMALLEST, CELL * count)) + 1), layout="constrained")
     axes = figure.subplots()
     _lens(axes, lens, sample, first=0)
     axes.set_yticks(range(count), lens.layers, fontsize=7)

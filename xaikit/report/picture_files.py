@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import matplotlib
@@ -14,8 +16,9 @@ from PIL import Image
 
 from xaikit.core.arrays import to_tensor
 from xaikit.core.attribution import Attribution
-from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
 from xaikit.core.image_forms import channels_first
+from xaikit.core.params import Float
 from xaikit.report.figures import SIGNED, UNSIGNED
 from xaikit.report.pictures import Array, colours
 from xaikit.runs import Run
@@ -34,8 +37,9 @@ def save_images(
 ) -> list[Path]:
     """The paths of PNG pictures of explanations of images, one pixel for each position.
 
-    Channels are added up. A map is divided by its largest absolute value; where any value is negative 0 has the colour
-    in the middle, else the first one. The share s becomes sign(s) |s|^gamma before it gets its colour.
+    Channels are added up; what is not finite is drawn as 0, with a warning. A map is divided by its largest absolute
+    value; where any value is negative 0 has the colour in the middle, else the first one. The share s becomes
+    sign(s) |s|^gamma before it gets its colour.
 
     Args:
         explanations: a run, an `Attribution`, or an array (N, C, H, W) or (N, H, W).
@@ -49,15 +53,20 @@ def save_images(
     Raises:
         InvalidInputError: for explanations of anything but images, another gamma, a picture's name in place of the
             folder's, or no explanation at all.
+        InvalidTypeError: for a gamma that is no number, a palette that is no name, explanations that are no numbers.
         UnknownNameError: for a palette that matplotlib does not have.
     """
-    if not (math.isfinite(gamma) and gamma > 0):
-        raise InvalidInputError(f"gamma must be > 0, got {gamma!r}")
+    gamma = Float(gt=0).check(gamma, "gamma")
+    if not isinstance(cmap, (str, NoneType)):
+        raise InvalidTypeError(f"cmap must be the name of a palette of matplotlib, such as 'viridis', got {cmap!r}")
     if cmap is not None and cmap not in matplotlib.colormaps:
         raise UnknownNameError(f"matplotlib has no palette {cmap!r}{near_names(cmap, list(matplotlib.colormaps))}")
-    largest, signed = 0.0, False
+    largest, signed, n_not_finite = 0.0, False, 0
     for _, values in _maps(explanations):  # a run is read twice, so that one map is in memory at a time
         largest, signed = max(largest, _largest(values)), signed or bool((values < 0).any())
+        n_not_finite += not np.isfinite(values).all()
+    if n_not_finite:
+        warnings.warn(f"{n_not_finite} explanations hold NaN or inf, which are drawn as 0", stacklevel=2)
     palette = colours(cmap or (SIGNED if signed else UNSIGNED))
     target = Path(folder)
     if target.suffix.lower() in PICTURES and not target.is_dir():
@@ -67,7 +76,7 @@ def save_images(
     target.mkdir(parents=True, exist_ok=True)
     paths, pictures = [], []
     for index, values in _maps(explanations):
-        share = np.nan_to_num(values) / ((largest if together else _largest(values)) or 1.0)
+        share = _finite(values) / ((largest if together else _largest(values)) or 1.0)
         curved = np.sign(share) * np.abs(share) ** gamma
         picture = palette[(((curved + 1) / 2 if signed else curved) * 255).round().astype(int)]
         if grid:
@@ -100,7 +109,11 @@ def _maps(explanations: Any) -> Iterator[tuple[int, NDArray[np.float64]]]:
 
 
 def _largest(values: Array) -> float:
-    return float(np.abs(np.nan_to_num(values)).max(initial=0.0))
+    return float(np.abs(_finite(values)).max(initial=0.0))
+
+
+def _finite(values: Array) -> Array:
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _squared(pictures: list[Array]) -> Array:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from xaikit.report.figures import show_image
 from xaikit.report.html import Picture, Table
+from xaikit.report.plain_text import PlainFigure
 from xaikit.shortcuts import Effect, Scan
 from xaikit.shortcuts.effects import SUSPECT
 
@@ -53,7 +54,7 @@ def scan_figure(scan: Scan) -> Figure:
     pictured = [e for e in effects if e.title in scan.pictures and scan.pictures[e.title].shape[2] in (1, 3)]
     rows = pictured[:MOST_ROWS]
     height = max(1.6 + 0.26 * len(effects), 1.2 * len(rows))
-    figure = Figure(figsize=(11 if rows else 6, height), layout="constrained")
+    figure = PlainFigure(figsize=(11 if rows else 6, height), layout="constrained")
     if not rows:
         _bars(figure.add_subplot(), effects)
         return figure

@@ -15,6 +15,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.image_forms import channels_first
 from xaikit.report.columns import MAX_COLUMNS, NEGATIVE, NEUTRAL, POSITIVE, VALUES, WIDTH, columns_figure, rows_figure
 from xaikit.report.figures import BARS, SIGNED, UNSIGNED, grouped_bars
+from xaikit.report.plain_text import PlainFigure
 
 if TYPE_CHECKING:
     from xaikit.runs.summary_tables import (
@@ -71,7 +72,7 @@ def _maps(maps: Array, titles: list[str], channels: tuple[str, ...], narrow: boo
         if series
         else (across * side + 0.8, down * (side + 0.25))
     )
-    figure = Figure(figsize=size, layout="constrained")
+    figure = PlainFigure(figsize=size, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).reshape(-1)
     limit = float(np.abs(maps).max()) or 1.0
     signed = bool((maps < 0).any())
@@ -115,7 +116,7 @@ def dependence_figure(table: Dependence, *, bins: int = 10) -> Figure:
     """
     x, y = table.values.numpy(), table.relevance.numpy()
     chosen = np.linspace(0, len(x) - 1, min(len(x), MAX_DOTS)).round().astype(int)
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    figure = PlainFigure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="black", linewidth=0.8)
     options: dict[str, Any] = {"s": 12, "linewidths": 0, "alpha": 0.7}
@@ -162,7 +163,7 @@ def clusters_figure(table: ColumnClusters, *, narrow: bool = False) -> Figure:
     count = len(table.names)
     if count > MAX_LEAVES:
         raise InvalidInputError(f"clustered bars show at most {MAX_LEAVES} columns, got {count}; use to_pandas()")
-    figure = Figure(figsize=(5.0 if narrow else 7.6, 0.9 + 0.3 * count), layout="constrained")
+    figure = PlainFigure(figsize=(5.0 if narrow else 7.6, 0.9 + 0.3 * count), layout="constrained")
     bars, branches = figure.subplots(1, 2, width_ratios=(1.5, 1), sharey=True)
     tree = dendrogram(table.merges.numpy(), no_plot=True)
     order = tree["leaves"]
@@ -214,13 +215,13 @@ def words_figure(table: WordRelevance, *, most: int = MAX_WORDS, min_count: int 
     if not chosen:
         raise InvalidInputError(f"no word stands there {min_count} times; lower min_count")
     lines = range(len(chosen))
-    figure = Figure(figsize=(4.6 if narrow else 6.0, 0.9 + 0.27 * len(chosen)), layout="constrained")
+    figure = PlainFigure(figsize=(4.6 if narrow else 6.0, 0.9 + 0.27 * len(chosen)), layout="constrained")
     axes = figure.subplots()
     axes.barh(lines, table.positive.numpy()[chosen], color=POSITIVE, label="for")
     axes.barh(lines, table.negative.numpy()[chosen], color=NEGATIVE, label="against")
     axes.scatter(mean[chosen], lines, 14, color="black", zorder=3, label="mean")
     labels = [f"{textwrap.shorten(table.names[i], WIDTH) or '·'}  ({table.counts[i]:,})" for i in chosen]
-    axes.set_yticks(lines, [label.replace("$", r"\$") for label in labels], fontsize=8)
+    axes.set_yticks(lines, labels, fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("relevance for each time that the word stands there (how often)", fontsize=8)

@@ -14,6 +14,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.report.plain_text import PlainFigure
 from xaikit.runs.summary_words import unpadded_length
 
 Array = NDArray[Any]
@@ -43,7 +44,7 @@ def token_strip(
         strings, weights = ([row[:end] for row, end in zip(rows, ends, strict=True)] for rows in (strings, weights))
     blocks = [_lines([str(w) for w in row]) for row in strings]
     heights = [LINE * (lines + 1.2) for _, lines in blocks]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.1))
+    figure = PlainFigure(figsize=(WIDTH, sum(heights) + 0.1))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(sum(heights) + 0.1, 0))
     axes.set_axis_off()
     top = 0.25
@@ -56,7 +57,7 @@ def token_strip(
             face = colormaps["RdBu_r"](colours(0.66 * share))
             box = {"facecolor": face, "edgecolor": "none", "boxstyle": "round,pad=0.18"}
             place = (x, top + LINE * (line + 1))
-            axes.text(*place, _one_line(str(word)), fontproperties=FONT, va="center", bbox=box, parse_math=False)
+            axes.text(*place, _one_line(str(word)), fontproperties=FONT, va="center", bbox=box)
         top += height
     return figure
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.report.plain_text import PlainFigure
 from xaikit.tuning import Goal, TuneResult
 from xaikit.tuning.importance import importances
 
@@ -38,7 +39,7 @@ def history(result: TuneResult[Any]) -> Figure:
     goal = result.goals[0]
     values = [row["value"] for row in _distinct_trials(result)]
     better = max if goal.direction == "maximize" else min
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+    figure = PlainFigure(figsize=(7.5, 3.6), layout="constrained")
     axes = _styled(figure.subplots())
     axes.scatter(range(len(values)), values, s=22, color=TRIED, label="one trial", zorder=3)
     axes.step(
@@ -67,7 +68,7 @@ def importance(result: TuneResult[Any]) -> Figure:
             f"{len(values)} value{'s' if len(values) != 1 else ''}"
         )
     shares = importances(result)
-    figure = Figure(figsize=(7.5, 0.9 + 0.32 * len(shares)), layout="constrained")
+    figure = PlainFigure(figsize=(7.5, 0.9 + 0.32 * len(shares)), layout="constrained")
     axes = _styled(figure.subplots())
     bars = axes.barh(list(shares), list(shares.values()), height=0.7, color=TRIED)
     axes.bar_label(bars, [f"{100 * v:.0f} %" if v >= 0.01 else "< 1 %" for v in shares.values()], padding=3, fontsize=8)
@@ -90,7 +91,7 @@ def front(result: TuneResult[Any]) -> Figure:
         )
     tried, best = [row["values"] for row in _distinct_trials(result)], [point.values for point in result.front]
     pairs = list(itertools.combinations(result.goals, 2))
-    figure = Figure(figsize=(1 + 3.4 * len(pairs), 3.8), layout="constrained")
+    figure = PlainFigure(figsize=(1 + 3.4 * len(pairs), 3.8), layout="constrained")
     for axes, (across, along) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
         _styled(axes)
         for points, colour, label in ((tried, TRIED, "one trial"), (best, BEST, "on the front")):

@@ -101,7 +101,7 @@ class Summary:
         return next(self._run.rows())["target"] is not None
 
     def class_maps(self, by: str = "target") -> ClassMaps:
-        """The mean relevance of each place in the samples of each class.
+        """The mean relevance of each place in the samples of each class; of all together where the model has none.
 
         Args:
             by: which class of a sample counts: the explained one ("target"), its "label", or the "predicted" one.
@@ -117,11 +117,15 @@ class Summary:
         sizes: dict[int, Tensor] = {}
         counts: dict[int, int] = {}
         for rows in self._rows():
-            values = self._checked(rows.values)
+            values = rows.values
+            if tuple(values.shape[1:]) != self._shape:
+                raise InvalidInputError(
+                    f"samples must be of one size to have a mean, got {self._shape} and {tuple(values.shape[1:])}"
+                )
             classes = getattr(rows.shard, {"target": "targets", "label": "labels"}.get(by, by))
-            if classes is None:
-                raise InvalidInputError(f"{self._run.folder} holds no {by} of its samples; choose another by=")
-            classes = classes[rows.chosen]
+            if classes is None and by != "target":
+                raise InvalidInputError(f"{self._run.folder} holds no {by} class of its samples; leave by= out")
+            classes = torch.zeros(len(values), device="cpu").long() if classes is None else classes[rows.chosen]
             for label in classes.unique().tolist():
                 members = values[classes == label]
                 sums[label] = sums.get(label, 0) + members.sum(0)
@@ -133,7 +137,7 @@ class Summary:
             tuple(counts[k] for k in order),
             torch.stack([sums[k] / counts[k] for k in order]),
             torch.stack([sizes[k] / counts[k] for k in order]),
-            tuple(self._class_name(k) for k in order),
+            tuple(map(self._class_name, order)) if by != "target" or self.explains_classes else ("all samples",),
             self._names() if self._features and self.kind in ("tabular", "series") else (),
         )
 
@@ -329,13 +333,6 @@ class Summary:
         tensor: Tensor = parts[key]
         return tensor
 
-    def _checked(self, values: Tensor) -> Tensor:
-        if tuple(values.shape[1:]) != self._shape:
-            raise InvalidInputError(
-                f"samples must be of one size to have a mean, got {self._shape} and {tuple(values.shape[1:])}"
-            )
-        return values
-
     def _by_column(self, values: Tensor) -> Tensor:
         """The relevance of columns, or of channels summed over their steps, (n, F)."""
         return values if values.ndim == 2 else values.flatten(2).sum(2)
@@ -365,7 +362,8 @@ class Summary:
         if isinstance(sample, str):
             names = [row["name"] for row in self._run.rows()]
             if sample not in names:
-                raise UnknownNameError(f"no sample is called {sample!r}{near_names(sample, names)}")
+                known = near_names(sample, names) if any(names) else "; they have none, so give an index"
+                raise UnknownNameError(f"no sample is called {sample!r}{known}")
             return names.index(sample)
         indices = self._run.indices
         if isinstance(sample, bool) or sample not in indices:

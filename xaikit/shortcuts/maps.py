@@ -10,13 +10,15 @@ from torch import Tensor
 from xaikit.core import Attribution
 from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.image_forms import has_channels_last
 
 
 def relevance_maps(attributions: Any, *, sign: str = "absolute") -> Tensor:
     """The relevance at each position, float64, never negative: (N, ...) without channels, (N, F) for tables.
 
     Args:
-        attributions: (N, C, ...), (N, F) or an `Attribution` of one tensor; axis 1 of three or more holds channels.
+        attributions: (N, C, ...), (N, F) or an `Attribution` of one tensor; axis 1 of three or more holds channels, or
+            the last of images whose form says so, (N, H, W, 3).
         sign: "absolute" adds |relevance| over channels; "positive" adds only positive relevance.
 
     Raises:
@@ -35,7 +37,7 @@ def relevance_maps(attributions: Any, *, sign: str = "absolute") -> Tensor:
     if sign not in ("absolute", "positive"):
         raise InvalidInputError(f"sign must be 'absolute' or 'positive', got {sign!r}")
     size = values.abs() if sign == "absolute" else values.clamp_min(0)
-    maps = size.sum(1) if size.ndim > 2 else size
+    maps = size if size.ndim == 2 else size.sum(-1 if size.ndim == 4 and has_channels_last(size) else 1)
     if not bool(maps.any()):
         raise InvalidInputError(
             f"no sample has {'any' if sign == 'absolute' else 'positive'} relevance, so there is nothing to look at"

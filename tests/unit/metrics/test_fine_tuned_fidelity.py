@@ -30,9 +30,10 @@ def test_never_more_is_removed_than_the_limit(share, limit):
     sizes = [4 * k for k in range(1, 10)]
     counts = [[max(1, min(round(share * m), round(limit * 40))) for m in (s, 40 - s)] for s in sizes]
     plus, minus = np.mean(counts, 0)
-    assert FFidelityPlus(**settings).evaluate(Gradient(Zeros()), x).tolist() == pytest.approx([plus] * 3)
-    assert FFidelityMinus(**settings).evaluate(Gradient(Zeros()), x).tolist() == pytest.approx([minus] * 3)
-    assert FFidelity(**settings).evaluate(Gradient(Zeros()), x).tolist() == pytest.approx([plus - minus] * 3)
+    explainer, a = Gradient(Zeros()), torch.rand_like(x)
+    assert FFidelityPlus(**settings).evaluate(explainer, x, None, a).tolist() == pytest.approx([plus] * 3)
+    assert FFidelityMinus(**settings).evaluate(explainer, x, None, a).tolist() == pytest.approx([minus] * 3)
+    assert FFidelity(**settings).evaluate(explainer, x, None, a).tolist() == pytest.approx([plus - minus] * 3)
 
 
 def test_the_drops_are_those_of_a_plain_loop():

@@ -73,7 +73,8 @@ def test_a_full_mask_has_no_outside(case):
 
 def test_more_places_asked_for_than_there_are(case):
     model, x, a, masks = case
-    found = TopKIntersection(k=1000).evaluate(Gradient(model), x, 0, a, relevant_region=masks)
+    with pytest.warns(UserWarning, match="k=1000 looks at all"):
+        found = TopKIntersection(k=1000).evaluate(Gradient(model), x, 0, a, relevant_region=masks)
     assert torch.allclose(found, masks.flatten(1).mean(1))
 
 

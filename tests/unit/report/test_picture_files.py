@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from xaikit import Gradient
-from xaikit.core.errors import InvalidInputError, UnknownNameError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.report.picture_files import save_images
 from xaikit.runs import explain_dataset, load_run
 
@@ -60,6 +60,8 @@ def test_of_a_run(tmp_path):
         ({"explanations": torch.rand(2, 5)}, InvalidInputError, r"of a sample, got values \(5,\)"),
         ({"explanations": (torch.rand(2, 3, 3),) * 2}, InvalidInputError, "got several inputs"),
         ({"gamma": 0}, InvalidInputError, "gamma must be > 0, got 0"),
+        ({"gamma": "2"}, InvalidTypeError, "gamma must be a number, got '2'"),
+        ({"cmap": matplotlib.colormaps["seismic"]}, InvalidTypeError, "must be the name of a palette"),
         ({"cmap": "seismik"}, UnknownNameError, "no palette 'seismik'.*seismic"),
         ({"explanations": torch.rand(0, 3, 3)}, InvalidInputError, "no explanation"),
     ],
@@ -67,3 +69,12 @@ def test_of_a_run(tmp_path):
 def test_refusals(tmp_path, arguments, error, match):
     with pytest.raises(error, match=match):
         save_images(**{"explanations": torch.rand(2, 3, 3), "folder": tmp_path, **arguments})
+
+
+def test_what_is_not_finite_is_drawn_as_zero_and_told(tmp_path):
+    """Infinity once took all colours, so that the rest of its map was white."""
+    values = torch.tensor([[[1.0, -0.5], [torch.inf, torch.nan]]])
+    with pytest.warns(UserWarning, match="1 explanations hold NaN or inf, which are drawn as 0"):
+        (found,) = save_images(values, tmp_path / "a")
+    (expected,) = save_images(values.nan_to_num(posinf=0), tmp_path / "b")
+    assert (pixels(found) == pixels(expected)).all()

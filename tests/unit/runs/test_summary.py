@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import nn
 
 from tests.unit.runs.small_runs import explain, stacked
@@ -258,7 +259,7 @@ def test_samples_that_are_not_finite_are_left_out(table, tmp_path):
         (lambda s: s.dependence("agee"), UnknownNameError, "no column 'agee'; did you mean 'age'"),
         (lambda s: s.dependence(5), InvalidInputError, "the number of a column must be >= 0 and <= 4, got 5"),
         (lambda s: s.waterfall(99), InvalidInputError, "23 samples with indices 0 to 22, got 99"),
-        (lambda s: s.waterfall("x"), UnknownNameError, "no sample is called 'x'"),
+        (lambda s: s.waterfall("x"), UnknownNameError, "no sample is called 'x'; they have none"),
         (lambda s: s.clusters(2), InvalidInputError, "distance must be >= 0 and <= 1, got 2"),
         (lambda s: s.words(), InvalidInputError, "words need token ids beside the relevance"),
         (lambda s: s.dependence(0).binned(0), InvalidInputError, "bins must be >= 1, got 0"),
@@ -293,6 +294,27 @@ def test_every_picture_is_drawn(table, texts):
         warnings.simplefilter("error")
         for one in tables:
             one.plot().canvas.draw()
+
+
+def test_names_with_dollar_signs_are_no_formulas(tmp_path):
+    """`$a_b_c$` once stopped every figure."""
+    names = ["$a_b_c$", "price ($) of two ($)", "b"]
+    run = explain(IntegratedGradients(nn.Linear(3, 2)), torch.randn(9, 3), tmp_path / "run", keep_inputs=True)
+    summary = Summary(run, features=names)
+    tables = [summary.class_maps(), summary.columns(), summary.dependence(0, 1), summary.waterfall(0)]
+    for figure in (*(one.plot() for one in tables), summary.clusters().plot()):
+        figure.savefig(tmp_path / "figure.svg")
+        assert not any(text.get_parse_math() for text in figure.findobj(Text) if text.get_text())
+
+
+def test_a_model_without_classes_has_one_mean_map(tmp_path):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(24, 1))
+    run = explain(GradientXInput(net), torch.randn(9, 1, 4, 6), tmp_path / "run")
+    maps = Summary(run).class_maps()
+    assert maps.names == ("all samples",)
+    assert torch.allclose(maps.means[0], stacked(run).double().mean(0))
+    with pytest.raises(InvalidInputError, match="holds no predicted class of its samples"):
+        Summary(run).class_maps("predicted")
 
 
 def test_no_column_hides_another(table):

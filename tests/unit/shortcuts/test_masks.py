@@ -12,6 +12,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.explainers import Gradient
 from xaikit.mitigation import RRR
 from xaikit.shortcuts import load_masks, make_masks
+from xaikit.shortcuts.maps import relevance_maps
 
 
 def test_a_mask_for_each_sample_by_threshold():
@@ -112,3 +113,9 @@ def test_files_that_cannot_be_masks(tmp_path):
     np.save(tmp_path / "folder" / "b.npy", np.ones((2, 3)))
     with pytest.raises(InvalidInputError, match="must have one shape"):
         load_masks(tmp_path / "folder")
+
+
+def test_images_with_their_channels_last_are_told_by_their_form():
+    """Their rows were once added up in place of their channels."""
+    first = torch.randn(6, 3, 8, 11)
+    assert torch.equal(relevance_maps(first.movedim(1, -1)), relevance_maps(first))
