@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from xaikit.core import torch_private
 from xaikit.core.sparse_layouts import dense_parts
 from xaikit.explainers.lrp.batched import RelevanceStep
 
+Way = Callable[..., Sequence[Tensor | None]]
 Multiplier = Callable[[], Any]  # a number, or a tensor that broadcasts to the input of a step
 # Stands in for an activation of exactly 0, to which a rule may still give relevance (ZBox on a black pixel). It is so
 # small that it would be lost in rounding if it were added to any other activation.
@@ -35,14 +36,7 @@ def nonzero(x: Tensor) -> Tensor:
 
 def relevance_of(g: Tensor, x: Tensor) -> Tensor:
     """R of g = R / x, a real number for each entry."""
-    if x.is_complex():
-        return (g.conj() * nonzero(x)).real
-    return g * nonzero(x) if torch.is_grad_enabled() else into(nonzero(x), g)
-
-
-def into(fresh: Tensor, g: Tensor) -> Tensor:
-    """The product with g, in the memory of `fresh` but where g stands for several backward passes at once."""
-    return fresh * g if torch_private.is_batched(g) and not torch_private.is_batched(fresh) else fresh.mul_(g)
+    return (g.conj() * nonzero(x)).real if x.is_complex() else into(nonzero(x), g)
 
 
 def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
@@ -50,46 +44,33 @@ def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
     return relevance / nonzero(x).conj()
 
 
-class Relevance(torch.autograd.Function):
-    """R = g * y, of which only the two factors are kept."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(g, y)
-        return nonzero(y).mul_(g)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        g, y = ctx.saved_tensors
-        by_g, by_y = ctx.needs_input_grad
-        return grads[0] * nonzero(y) if by_g else None, grads[0] * g if by_y else None
+def into(fresh: Tensor, g: Tensor) -> Tensor:
+    """The product with g, in the memory of `fresh` but where it is differentiated or g stands for several passes."""
+    several = torch_private.is_batched(g) and not torch_private.is_batched(fresh)
+    return fresh * g if torch.is_grad_enabled() or several or g.dtype != fresh.dtype else fresh.mul_(g)
 
 
 class Ratio(torch.autograd.Function):
-    """R / d for R = g * y, of which g, y and d are kept; its gradient with respect to g and y goes by R."""
+    """R / d for R = g * y, of which g, y and d are kept."""
 
     @staticmethod
-    def forward(ctx: Any, relevance: Tensor, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
         ctx.save_for_backward(g, y, d)
-        return relevance / d
+        return into(nonzero(y), g).div_(d)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         g, y, d = ctx.saved_tensors
-        by_relevance = grads[0] / d
-        if not ctx.needs_input_grad[3]:
-            return by_relevance, None, None, None
-        if torch.is_grad_enabled():
-            return by_relevance, None, None, -by_relevance * g * nonzero(y) / d
-        return by_relevance, None, None, (by_relevance * g).mul_(y).div_(d).neg_()
+        by_g, by_y, by_d = ctx.needs_input_grad
+        of_relevance = grads[0] / d
+        of_y = of_relevance * g if by_y or by_d else None
+        of_d = into(nonzero(y), of_y).div_(d).neg_() if by_d else None  # type: ignore[arg-type]
+        return of_relevance * nonzero(y) if by_g else None, of_y, of_d
 
 
 def ratio(g: Tensor, y: Tensor, d: Tensor) -> Tensor:
     """R / d for the relevance R = g * y of an output y, and a denominator d of the same shape."""
-    if torch.is_grad_enabled():
-        result: Tensor = Ratio.apply(Relevance.apply(g, y), g, y, d)
-        return result
-    return into(nonzero(y), g).div_(d)
+    return Ratio.apply(g, y, d) if torch.is_grad_enabled() else into(nonzero(y), g).div_(d)  # type: ignore[no-any-return]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,22 +82,18 @@ class Damped:
     def factor(self, y: Tensor) -> Tensor:
         """|y| / (|y| + epsilon), by which g is multiplied."""
         size = y.abs()
-        if torch.is_grad_enabled() or y.is_complex():
-            return nonzero(size) / (size + self.epsilon)
-        denominator = size + self.epsilon
-        return size.add_(TINY.get(y.dtype, 1e-18)).div_(denominator)
+        return nonzero(size) / (size + self.epsilon)
 
     def __call__(self, g: Tensor, y: Tensor) -> Tensor:
         """The stand-in for g."""
-        factor = self.factor(y)
-        return g * factor if torch.is_grad_enabled() or y.is_complex() else into(factor, g)
+        return into(self.factor(y), g)
 
 
 @dataclasses.dataclass(eq=False)
 class Saved:
     """A tensor that a backward pass needs as it is now, also where the model goes on to write into its memory."""
 
-    tensor: Tensor
+    tensor: Any
 
 
 class Chains:
@@ -171,14 +148,19 @@ class Flow:
         finally:
             self.active = before  # a pass that is computed again may lie inside another
 
-    def save(self, x: Tensor) -> Saved:
+    def save(self, x: Tensor | None) -> Saved:
         """Keep a tensor for the backward pass. It is copied only if `before_write` tells that it is about to change.
 
-        So the result of a step may share the memory of what the step saves, unless torch saves it, too: a clone then.
+        So the result of a step may share the memory of what the step saves, unless torch saves it, too: see `own`.
         """
         saved = Saved(x)
-        self._saved[_memory(x)].append(weakref.ref(saved))
+        if x is not None:
+            self._saved[_memory(x)].append(weakref.ref(saved))
         return saved
+
+    def own(self, y: Tensor) -> Tensor:
+        """A result as a step may hand it on to the model, which may write into it: torch may have saved the original."""
+        return y.clone() if self.differentiable else y
 
     def before_write(self, x: Tensor) -> None:
         """Copy what was saved of the memory of x, which the model is about to write into."""
@@ -202,182 +184,97 @@ def _memory(x: Tensor) -> int:
     return dense_parts(torch_private.batch_of(x))[0].untyped_storage().data_ptr()
 
 
-class Stop(RelevanceStep):
-    """x for the forward pass; no relevance reaches it (a frozen scale, an attention weight)."""
+class Step(RelevanceStep):
+    """y for the forward pass and for true gradients; its relevance goes to some operands, as `way` says.
+
+    ``way(g, *operands)`` returns, for g = R / y, the R / x of each operand x, as far as they get any.
+    """
 
     @staticmethod
-    def forward(x: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        return (None if ctx.flow.active else grads[0]), None
-
-
-class Share(RelevanceStep):
-    """x for the forward pass; the given fraction of the relevance reaches it."""
-
-    @staticmethod
-    def forward(x: Tensor, fraction: float | Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return x.view_as(x)
+    def forward(y: Tensor, flow: Flow, way: Way, *operands: Tensor | None) -> Tensor:  # noqa: ARG004, D102
+        return y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        _, ctx.fraction, ctx.flow = inputs
+        _, ctx.flow, ctx.way, *operands = inputs
+        ctx.operands = [ctx.flow.save(x) for x in operands]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        return (grads[0] * ctx.fraction if ctx.flow.active else grads[0]), None, None
+        shares: Sequence[Tensor | None] = ()
+        if ctx.flow.active:
+            operands = [saved.tensor for saved in ctx.operands]
+            ctx.flow.release(*ctx.operands)
+            with torch_private.DisableTorchFunction():
+                shares = ctx.way(*grads, *operands)
+        gradient = None if ctx.flow.active else grads[0]
+        return gradient, None, None, *shares, *[None] * (len(ctx.operands) - len(shares))
 
 
-class ReadRelevance(RelevanceStep):
-    """y for the forward pass and for true gradients; its relevance arrives at a leaf tensor, where it is read."""
-
-    @staticmethod
-    def forward(y: Tensor, leaf: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        return (None, grads[0], None) if ctx.flow.active else (grads[0], None, None)
+class Stop(Step):
+    """No relevance reaches y: a frozen scale, an attention weight."""
 
 
-class BranchRelevance(RelevanceStep):
-    """y for the forward pass and for true gradients; its relevance goes the way of y and of a branch, each in full."""
-
-    @staticmethod
-    def forward(y: Tensor, branch: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return y.clone()  # what follows may work in place
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        return grads[0], (grads[0] if ctx.flow.active else None), None
+def stopped(flow: Flow, value: Any) -> Any:
+    """A value that is a constant for the relevance, where it is a tensor."""
+    return Stop.apply(value, flow, lambda _g: ()) if isinstance(value, Tensor) else value
 
 
-class Pass(RelevanceStep):
-    """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
+class WholeStep(Step):
+    """A step whose way looks at more than one entry."""
+
+    ELEMENTWISE = False
+
+
+class Ruled(WholeStep):
+    """y of a layer with a rule of its own."""
+
+
+def ruled_by(rule: Callable[..., Tensor], flow: Flow, x: Tensor, y: Tensor, *parameters: Tensor | None) -> Tensor:
+    """Y of a layer whose input gets its relevance by ``rule(x, y, R / y, *parameters) -> R_in / x``."""
+
+    def way(g: Tensor, x: Tensor, y: Tensor, *parameters: Tensor | None) -> tuple[Tensor]:
+        return (rule(x, y, g, *parameters),)
+
+    return Ruled.apply(y, flow, way, x, y, *parameters)  # type: ignore[no-any-return]
+
+
+def read_at(flow: Flow, y: Tensor, leaf: Tensor) -> Tensor:
+    """y, whose relevance arrives at a leaf tensor, where it is read."""
+    return Step.apply(y, flow, lambda g, _leaf: (g,), leaf)  # type: ignore[no-any-return]
+
+
+def branched(flow: Flow, y: Tensor, branch: Tensor) -> Tensor:
+    """y, whose relevance goes the way of y and of a branch, each in full."""
+    return Step.apply(y, flow, lambda g, _y, _branch: (g, g), y, branch)  # type: ignore[no-any-return]
+
+
+def passed(flow: Flow, x: Tensor, y: Tensor, identity: bool = False) -> Tensor:
+    """Y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
 
     `identity` says that where y is x, f is the identity around x, too: the factor y / x is 1 and has no derivative.
     """
 
-    @staticmethod
-    def forward(x: Tensor, y: Tensor, flow: Flow, identity: bool = False) -> Tensor:  # noqa: ARG004, D102
-        return y.clone() if flow.differentiable else y.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        x, y, ctx.flow, ctx.identity = inputs
-        ctx.x, ctx.y, ctx.factor = ctx.flow.save(x), ctx.flow.save(y), None
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        (g,) = grads
-        if not ctx.flow.active:
-            return None, g, None, None
-        with torch_private.DisableTorchFunction():
-            return Pass.of_input(ctx, g), None, None, None
-
-    @staticmethod
-    def of_input(ctx: Any, g: Tensor) -> Tensor:
-        """R / x of R / y = g."""
-        if ctx.factor is not None:
-            return g * ctx.factor
-        x, y = ctx.x.tensor, ctx.y.tensor
-        ctx.flow.release(ctx.x, ctx.y)
-        if x.is_complex() or y.is_complex():
-            return per_unit(relevance_of(g, y), x)
-        if x.dtype == torch.float16:  # half of the range: y / x may overflow
-            return g * nonzero(y) / nonzero(x)
+    def way(g: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor]:
+        if x.dtype == torch.float16 or x.is_complex() or y.is_complex():  # in half of the range y / x may overflow
+            return (per_unit(relevance_of(g, y), x),)
         # Exactly 1 where y is x, so that branches with opposite g, however large, cancel: x - relu(x).
         factor = nonzero(y) / nonzero(x)
-        if ctx.identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
+        if identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
             factor = factor.where(y != x, 1)
-        if ctx.flow.factors_stay:  # in place of both
-            ctx.factor = factor
-            del ctx.x, ctx.y
-        return g * factor
+        return (g * factor,)
+
+    return Step.apply(flow.own(y), flow, way, x, y)  # type: ignore[no-any-return]
 
 
-class Output(RelevanceStep):
-    """y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
+def shared(flow: Flow, x: Tensor, fraction: float | Tensor) -> Tensor:
+    """x, to which the given fraction of the relevance is handed on."""
+    return Step.apply(x, flow, lambda g, _x: (g * fraction,), x)  # type: ignore[no-any-return]
+
+
+def damped(flow: Flow, y: Tensor, damp: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
 
     This is zennit's Epsilon and Norm: R_in = x * (dy/dx)^T (R_out / (y + epsilon * sign(y))).
     """
-
-    @staticmethod
-    def forward(y: Tensor, damp: Callable[[Tensor, Tensor], Tensor], flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return y.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        y, ctx.damp, ctx.flow = inputs
-        ctx.y = ctx.flow.save(y)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        (g,) = grads
-        if not ctx.flow.active:
-            return g, None, None
-        y = ctx.y.tensor
-        ctx.flow.release(ctx.y)
-        with torch_private.DisableTorchFunction():
-            return ctx.damp(g, y), None, None
-
-
-class Ruled(RelevanceStep):
-    """y of a layer whose input gets its relevance by `rule(x, y, R / y, *parameters) -> R_in / x`."""
-
-    ELEMENTWISE = False
-
-    @staticmethod
-    def forward(  # noqa: D102
-        x: Tensor,  # noqa: ARG004
-        y: Tensor,
-        rule: Callable[..., Tensor],  # noqa: ARG004
-        flow: Flow,  # noqa: ARG004
-        *parameters: Tensor | None,  # noqa: ARG004
-    ) -> Tensor:
-        return y.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        x, y, ctx.rule, ctx.flow, *parameters = inputs
-        ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
-        ctx.save_for_backward(*parameters)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        (g,) = grads
-        no_gradients = (None,) * (len(ctx.needs_input_grad) - 2)
-        if not ctx.flow.active:
-            return None, g, *no_gradients
-        x, y = ctx.x.tensor, ctx.y.tensor
-        ctx.flow.release(ctx.x, ctx.y)
-        with torch_private.DisableTorchFunction():
-            return ctx.rule(x, y, g, *ctx.saved_tensors), None, *no_gradients
-
-
-class UserRuled(RelevanceStep):
-    """y of an operation whose operands get their relevance by `rule(R, y, *operands) -> R_in of each`."""
-
-    ELEMENTWISE = False
-
-    @staticmethod
-    def forward(y: Tensor, rule: Callable[..., Any], flow: Flow, *operands: Tensor) -> Tensor:  # noqa: ARG004, D102
-        return y.clone() if flow.differentiable else y.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        y, ctx.rule, ctx.flow, *operands = inputs
-        ctx.y, ctx.operands = ctx.flow.save(y), [ctx.flow.save(x) for x in operands]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        (g,) = grads
-        if not ctx.flow.active:
-            return g, None, None, *(None for _ in ctx.operands)
-        operands, y = [saved.tensor for saved in ctx.operands], ctx.y.tensor
-        with torch_private.DisableTorchFunction():
-            shares = ctx.rule(relevance_of(g, y), y, *operands)
-            units = (None if r is None else per_unit(r, x) for r, x in zip(shares, operands, strict=True))
-        return None, None, None, *units
+    return Step.apply(y, flow, lambda g, y: (damp(g, y),), y)  # type: ignore[no-any-return]

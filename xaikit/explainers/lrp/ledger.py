@@ -13,8 +13,7 @@ from torch import Tensor
 
 from xaikit.core import torch_private
 from xaikit.core.torch_private import tree_iter, tree_map_only
-from xaikit.explainers.lrp.batched import RelevanceStep
-from xaikit.explainers.lrp.flow import Flow, relevance_of
+from xaikit.explainers.lrp.flow import Flow, Step, relevance_of
 from xaikit.explainers.lrp.operations import apply_rule
 from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES
 from xaikit.torch_ops import WRITTEN_OUT, kind_of, names_of, operation_name, plain_name, writes
@@ -78,7 +77,7 @@ class Ledger:
         """The output or explained head, with a record of the relevance with which a target function lets it start."""
         if any(isinstance(x, Tensor) for x in tree_iter(output)):  # of an object that hides its tensors it is unknown
             self.record(TARGET, float(self.scores.sum()), 1)
-        return tree_map_only(Tensor, lambda x: Probe.apply(x, TARGET, -1, self, flow), output)
+        return tree_map_only(Tensor, lambda x: probed(flow, x, self, TARGET, -1), output)
 
     def lost(self, total: float) -> dict[str, float]:
         """Operations that did not conserve relevance, beyond rounding."""
@@ -104,28 +103,15 @@ class Sizes(Ledger):
         return max(factors.items(), key=lambda item: item[1], default=None)
 
 
-class Probe(RelevanceStep):
-    """Identity that records the relevance which passes."""
+def probed(flow: Flow, x: Tensor, ledger: Ledger, entry: str, sign: int) -> Tensor:
+    """x, of which the relevance that passes is recorded."""
 
-    @staticmethod
-    def forward(x: Tensor, entry: str, sign: int, ledger: Ledger, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return x.clone() if flow.differentiable else x.detach()
+    def way(g: Tensor, x: Tensor) -> tuple[Tensor]:
+        # Scores of -inf are what attention may not see: they get no relevance.
+        ledger.measure(entry, relevance_of(g, x if x.is_complex() else x.masked_fill(x == -math.inf, 0)), sign)
+        return (g,)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        x, *ctx.entry = inputs
-        ctx.x = ctx.entry[-1].save(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        entry, sign, ledger, flow = ctx.entry
-        if flow.active:
-            with torch_private.DisableTorchFunction():
-                x = ctx.x.tensor
-                # Scores of -inf are what attention may not see: they get no relevance.
-                x = x if x.is_complex() else x.masked_fill(x == -math.inf, 0)
-                ledger.measure(entry, relevance_of(grads[0], x), sign)
-        return grads[0], None, None, None, None
+    return Step.apply(flow.own(x), flow, way, x)  # type: ignore[no-any-return]
 
 
 def _is_linear(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -148,7 +134,7 @@ def audited(trace: Trace, ledger: Ledger, function: Any, args: tuple[Any, ...], 
 
     def probe(value: Any, sign: int) -> Any:
         if value in trace.marks:
-            return trace.mark(Probe.apply(value, entry, sign, ledger, trace.flow), trace.marks[value])
+            return trace.mark(probed(trace.flow, value, ledger, entry, sign), trace.marks[value])
         if isinstance(value, (tuple, list)):
             items = [probe(v, sign) for v in value]
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

@@ -18,7 +18,7 @@ from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import batch_of, tree_map_only
 from xaikit.explainers.lrp.factors import passed_on
-from xaikit.explainers.lrp.flow import UserRuled
+from xaikit.explainers.lrp.flow import WholeStep, per_unit, relevance_of
 from xaikit.explainers.lrp.marks import GATE, PLAIN
 from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
 from xaikit.torch_ops import (
@@ -167,9 +167,11 @@ def _user_ruled(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     with trace.flow.values_only():
         output = function(*args, **kwargs)
 
-    def shares(relevance: Tensor, y: Tensor, *saved: Tensor) -> tuple[Any, ...]:
+    def way(g: Tensor, y: Tensor, *saved: Tensor) -> Any:
         places = dict(zip(map(id, operands), saved, strict=True))
-        inside = tree_map_only(Tensor, lambda x: places.get(id(x), x), (args, kwargs))
-        return checked_shares(function, user_rule, user_rule(relevance, y, *inside[0], **inside[1]), operands)
+        args_, kwargs_ = tree_map_only(Tensor, lambda x: places.get(id(x), x), (args, kwargs))
+        returned = user_rule(relevance_of(g, y), y, *args_, **kwargs_)
+        shares = zip(checked_shares(function, user_rule, returned, operands), saved, strict=True)
+        return None, *(None if r is None else per_unit(r, x) for r, x in shares)
 
-    return trace.mark(UserRuled.apply(output, shares, trace.flow, *operands))
+    return trace.mark(WholeStep.apply(trace.flow.own(output), trace.flow, way, output, *operands))

@@ -26,7 +26,7 @@ from xaikit.core.frozen_norms import frozen_norms
 from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the table of rules)
 from xaikit.explainers.lrp.factors import damped_output, passed_on
-from xaikit.explainers.lrp.flow import Flow, ReadRelevance, Ruled
+from xaikit.explainers.lrp.flow import Flow, read_at, ruled_by
 from xaikit.explainers.lrp.graph import depends, is_behind_layers, operations_before
 from xaikit.explainers.lrp.ledger import Ledger, audited
 from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
@@ -113,7 +113,7 @@ class Trace(TorchFunctionMode):
             fed = bool(self.leaves) and y.requires_grad and depends(y, self.leaves)
             self.ledger.layer(y, leaf, fed=fed)
         self.leaves.append(leaf)
-        tap = ReadRelevance.apply(y, leaf, self.flow)
+        tap = read_at(self.flow, y, leaf)
         return self.mark(Tap.apply(y, leaf), dataclasses.replace(self.marks[y], tap=tap))
 
     def explained(self, output: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class Trace(TorchFunctionMode):
             raise UnsupportedOperationError(
                 f"the rule {kinds[0]} needs a module that takes a tensor first; {kinds[1]} does not"
             )
-        return self.mark(Ruled.apply(x, output.clone(), whole_module(rule.hook, module), self.flow))
+        return self.mark(ruled_by(whole_module(rule.hook, module), self.flow, x, output.clone()))
 
     # ------------------------------------------------------------------ operations
 

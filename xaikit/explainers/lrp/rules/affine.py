@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaikit.core import torch_private
 from xaikit.core.convolutions import DTYPES, Form, InputGradient, by_fast_kernels, few_channels
 from xaikit.explainers.lrp.factors import damped_output
-from xaikit.explainers.lrp.flow import BranchRelevance, Ruled
+from xaikit.explainers.lrp.flow import branched, ruled_by
 from xaikit.explainers.lrp.formulas import Formula
 from xaikit.explainers.lrp.layers import Affine, Operation, folded_before
 from xaikit.explainers.lrp.marks import Mark
@@ -40,8 +40,8 @@ def with_rule(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
         formula = layer_rule.make(layer_rule.hook, layer.operation)
         if trace.marks[layer.x].fixed:  # no derivative by x is needed, only by the weights
             formula = _of_fixed_input(formula)
-        y = Ruled.apply(layer.x, layer.y, formula, trace.flow, layer.weight, layer.scale, layer.bias)
-    return y if layer.side is None else BranchRelevance.apply(y, with_rule(trace, layer.side, layer_rule), trace.flow)
+        y = ruled_by(formula, trace.flow, layer.x, y, layer.weight, layer.scale, layer.bias)
+    return y if layer.side is None else branched(trace.flow, y, with_rule(trace, layer.side, layer_rule))
 
 
 def _of_fixed_input(formula: Formula) -> Formula:

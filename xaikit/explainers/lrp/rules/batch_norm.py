@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from xaikit.explainers.lrp.flow import BranchRelevance
+from xaikit.explainers.lrp.flow import branched
 from xaikit.explainers.lrp.layers import DIAGONAL, Affine, StandaloneBatchNorm, folded_after
 from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.registry import rule
@@ -46,7 +46,7 @@ def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
         if mark.tap is None:
             return y
         side = with_rule(trace, _alone(mark.tap, scale, shift), norm_rule)
-        return trace.mark(BranchRelevance.apply(y, side, trace.flow), trace.marks[y])
+        return trace.mark(branched(trace.flow, y, side), trace.marks[y])
     layer = _alone(x, scale, shift)
     return trace.mark(with_rule(trace, layer, norm_rule), Mark(norm=StandaloneBatchNorm(x, layer.y, scale, shift)))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from xaikit.core.torch_private import batch_of, version_of
 from xaikit.explainers.lrp.factors import passed_on
-from xaikit.explainers.lrp.flow import Output, Share, Stop, per_unit, relevance_of
+from xaikit.explainers.lrp.flow import damped, per_unit, relevance_of, shared, stopped
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, kind_of, operation_name
@@ -60,14 +61,14 @@ def softmax(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -
 def power(trace: Trace, function: Any, x: Any, exponent: Any, *args: Any, **kwargs: Any) -> Any:
     """R_in = R_out for a positive constant power; a negative one is a frozen scale."""
     if not isinstance(exponent, Tensor) and not isinstance(exponent, complex) and exponent < 0:
-        return function(Stop.apply(x, trace.flow), exponent, *args, **kwargs)
+        return function(stopped(trace.flow, x), exponent, *args, **kwargs)
     return passed(trace, function, (x, exponent, *args), kwargs)
 
 
 @rule(Kind.SCALE)
 def scale(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """1 / x is frozen: a constant for what follows."""
-    return function(Stop.apply(x, trace.flow), *args, **kwargs)
+    return function(stopped(trace.flow, x), *args, **kwargs)
 
 
 @rule(Kind.POWER)
@@ -76,7 +77,7 @@ def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: An
     degree = degree_of(operation_name(function), x, *args, **kwargs)
     if degree is None:
         return trace.without_rule(function, (x, *args), kwargs)
-    return trace.mark(Share.apply(function(x, *args, **kwargs), 1 / degree, trace.flow).clone())
+    return trace.mark(shared(trace.flow, function(x, *args, **kwargs).clone(), 1 / degree))
 
 
 @rule(Kind.SOFT_SELECTION)
@@ -84,10 +85,10 @@ def soft_maximum(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """R_in = s * R_out, with the softmax s that is its derivative (Kauffmann et al. 2022, arXiv:1906.07633)."""
 
     def in_relevance(value: Any) -> Any:
-        return Output.apply(value, per_unit, trace.flow) if value in trace.marks else value
+        return damped(trace.flow, value, per_unit) if value in trace.marks else value
 
     output = function(*map(in_relevance, args), **kwargs)
-    return trace.mark(Output.apply(output, relevance_of, trace.flow))
+    return trace.mark(damped(trace.flow, output, relevance_of))
 
 
 @rule("var_mean", "std_mean")
@@ -95,15 +96,12 @@ def moments(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -
     """A spread, of degree 1 or 2, and a mean, which is linear."""
     spread, mean = function(x, *args, **kwargs)
     degree = 2 if operation_name(function) == "var_mean" else 1
-    return trace.mark(Share.apply(spread, 1 / degree, trace.flow).clone()), trace.mark(mean)
+    return trace.mark(shared(trace.flow, spread.clone(), 1 / degree)), trace.mark(mean)
 
 
 @rule(Kind.LINEAR_IN_FIRST)
 def linear_in_first(trace: Trace, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """All relevance to the first operand; where and how it is read is frozen."""
-
-    def frozen(value: Any) -> Any:
-        return Stop.apply(value, trace.flow) if value in trace.marks else value
-
+    frozen = functools.partial(stopped, trace.flow)
     output = function(x, *map(frozen, args), **{k: frozen(v) for k, v in kwargs.items()})
     return trace.mark(output) if x in trace.marks else output

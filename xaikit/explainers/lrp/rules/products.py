@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.lrp.factors import in_part, product_of_two
-from xaikit.explainers.lrp.flow import Stop
+from xaikit.explainers.lrp.flow import stopped
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, operation_name
@@ -35,7 +35,7 @@ def shared(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
         if t not in trace.marks:
             return t
         if not any(t is taker for taker in takers):
-            return Stop.apply(t, trace.flow)
+            return stopped(trace.flow, t)
         return t if len(takers) == 1 else in_part(trace.flow, t, 1 / len(takers))
 
     return [share(t) for t in factors], mark
@@ -68,7 +68,7 @@ def quotient(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
             return function(*operands, **kwargs)
     index = NUMERATORS[operation_name(function)]
-    frozen = (Stop.apply(x, trace.flow) if i != index and x in trace.marks else x for i, x in enumerate(operands))
+    frozen = (x if i == index else stopped(trace.flow, x) for i, x in enumerate(operands))
     numerator, output = operands[index], function(*frozen, **kwargs)
     if numerator not in trace.marks:
         return output
