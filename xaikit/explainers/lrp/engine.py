@@ -23,7 +23,7 @@ from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.lrp.flow import Flow, relevance_of
-from xaikit.explainers.lrp.ledger import Ledger, Sizes, may_absorb
+from xaikit.explainers.lrp.ledger import Ledger, may_absorb, sizes
 from xaikit.explainers.lrp.trace import Trace
 from xaikit.explainers.lrp.zennit_rules import Rules, canonized
 
@@ -188,10 +188,10 @@ class ZennitLRP(Explainer):
         return Explained(values, scores, gap.to(scores.dtype), scores, absorbed, lost)
 
     def _growth(self, call: Call) -> str:
-        sizes = Sizes()
+        ledger = Ledger(amount=sizes)
         with warnings_ignored():
-            list(self._relevance(call, sizes))
-        growth = sizes.largest_growth()
+            list(self._relevance(call, ledger))
+        growth = ledger.largest_growth()
         where = "" if growth is None else f" It grows most in {growth[0]}, {growth[1]:.1g} times."
         return (
             f"{where} Parts of both signs nearly cancel; a larger epsilon (or stabilizer), or a rule that shares by "

@@ -19,8 +19,9 @@ from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import batch_of, tree_map_only
 from xaikit.explainers.lrp.factors import passed_on
 from xaikit.explainers.lrp.flow import WholeStep, per_unit, relevance_of
+from xaikit.explainers.lrp.ledger import counted
 from xaikit.explainers.lrp.marks import GATE, PLAIN
-from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
+from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES, Handler, checked_shares
 from xaikit.torch_ops import (
     KINDS,
     WHY_NONE,
@@ -28,17 +29,18 @@ from xaikit.torch_ops import (
     Kind,
     calling_module,
     computed,
+    kind_of,
     operation_name,
     plain_name,
     positional,
 )
-from xaikit.torch_ops.kinds import BACKEND, NO_GRADIENT, TRANSPORT, UNDECIDED
+from xaikit.torch_ops.kinds import BOOKKEEPING, CREATES, NO_GRADIENT
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
 AS_GRADIENT = {Kind.STRUCTURE, Kind.LINEAR, Kind.HOMOGENEOUS, Kind.SELECTION, Kind.EMBEDDING}
-WITHOUT_RULE = {UNDECIDED, TRANSPORT, BACKEND, None}
+NEED_NONE = (NO_GRADIENT, CREATES, BOOKKEEPING)
 KEEPS_GATES = ("dropout", "mean", "rsub", "interpolate")
 # Their result holds the values of their operand, wherever it has its form.
 COPIES = {
@@ -59,18 +61,20 @@ def apply_rule(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[
         return trace.mark(output, trace.marks[args[0]]) if function.__self__.__name__ in TENSOR_PROPERTIES else output
     if name == "register_hook":  # what flows back is relevance, which is not for a hook on gradients to change
         return RemovableHandle(OrderedDict())
-    kind = KINDS.get(name)
     plain, args_, kwargs_, in_place = computed(function, args, kwargs)
-    if kind is None and name not in USER_RULES and WHY_NONE.get(name) not in WITHOUT_RULE:
-        steps = WHY_NONE.get(name) == NO_GRADIENT and not in_place  # torch has no derivative of some, such as //
+    if name not in USER_RULES and WHY_NONE.get(name) in NEED_NONE:
+        steps = WHY_NONE[name] == NO_GRADIENT and not in_place  # torch has no derivative of some, such as //
         with torch.no_grad() if steps else nullcontext():
             return function(*args, **kwargs)
     args_, kwargs_ = positional(plain, args_, kwargs_)
     if in_place:
         trace.flow.before_write(args_[0])
-    handler = _handler(trace, name, kind)
-    if handler is None:
-        return _as_gradient(trace, function, kind, args, kwargs)
+    handler, ledger = _handler(trace, name), trace.ledger
+    if ledger is not None and ledger.counts(function, len(trace.marks.among(args, kwargs))):
+        entry = f"{plain_name(function)} ({trace.where})" if trace.where else plain_name(function)
+        handler = counted(ledger, handler, entry)
+    if handler is as_gradient:
+        return handler(trace, function, *args, **kwargs)
     if not in_place:
         return handler(trace, plain, *args_, **kwargs_)
     # A rule needs the input as it was: compute beside it, then put the result in its place.
@@ -102,21 +106,19 @@ def refuse_derivatives(function: Any = None, method: str = "LRP") -> None:
         )
 
 
-def _handler(trace: Trace, name: str, kind: Kind | None) -> Any:
+def _handler(trace: Trace, name: str) -> Handler:
     if name in USER_RULES:
         return _user_ruled
     if name == "relu":
-        return _passing_relu if trace.rules.rectifiers_pass else None
-    if name in HANDLERS:
-        return HANDLERS[name]
-    if name in WRITTEN_OUT:
+        return _passing_relu if trace.rules.rectifiers_pass else as_gradient
+    if name in WRITTEN_OUT and name not in HANDLERS:
         return written_out
-    return None if kind is None else HANDLERS_BY_KIND.get(kind)
+    return HANDLERS.get(name) or HANDLERS.get(KINDS.get(name)) or as_gradient
 
 
-def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def as_gradient(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation whose rule is the gradient, or which has no rule and is named in a warning."""
-    name = operation_name(function)
+    name, kind = operation_name(function), kind_of(function)
     operands = trace.marks.among(args, kwargs)
     marks = [trace.marks[x] for x in operands]
     output = function(*args, **kwargs)
@@ -134,7 +136,7 @@ def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any
         trace.marks.set_written(output, mark)
     else:
         trace.mark(output, mark)
-    if kind not in AS_GRADIENT and trace.marks.among(output if isinstance(output, (tuple, list)) else (output,)):
+    if kind not in AS_GRADIENT and trace.marks.among(output):
         trace.unknown.setdefault(plain_name(function), trace.where)
     return output
 

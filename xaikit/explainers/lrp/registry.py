@@ -12,8 +12,7 @@ from xaikit.torch_ops import Kind, operation_name, plain_name
 
 Handler = Callable[..., Any]
 UserRule = TypeVar("UserRule", bound=Callable[..., Any])
-HANDLERS: dict[str, Handler] = {}
-HANDLERS_BY_KIND: dict[Kind, Handler] = {}
+HANDLERS: dict[str | Kind | None, Handler] = {}
 USER_RULES: dict[str, Callable[..., Any]] = {}
 
 
@@ -21,11 +20,7 @@ def rule(*operations: str | Kind) -> Callable[[Handler], Handler]:
     """Make a function the handler ``(trace, function, *args, **kwargs)`` of operations, by name or by kind."""
 
     def register(handler: Handler) -> Handler:
-        for operation in operations:
-            if isinstance(operation, Kind):
-                HANDLERS_BY_KIND[operation] = handler
-            else:
-                HANDLERS[operation] = handler
+        HANDLERS.update(dict.fromkeys(operations, handler))
         return handler
 
     return register

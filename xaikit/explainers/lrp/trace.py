@@ -28,7 +28,7 @@ from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the tabl
 from xaikit.explainers.lrp.factors import damped_output, passed_on
 from xaikit.explainers.lrp.flow import Flow, read_at, ruled_by
 from xaikit.explainers.lrp.graph import depends, is_behind_layers, operations_before
-from xaikit.explainers.lrp.ledger import Ledger, audited
+from xaikit.explainers.lrp.ledger import Ledger
 from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
 from xaikit.explainers.lrp.opaque import is_activation
 from xaikit.explainers.lrp.operations import apply_rule, refuse_derivatives
@@ -264,8 +264,6 @@ class Trace(TorchFunctionMode):
         self.sees_operations = self.sees_operations or kind_of(func) not in (None, Kind.STRUCTURE)
         # A checkpoint would compute what is saved again, without rules.
         with saved_tensors_hooks(_as_is, _as_is) if saved_tensors_are_hooked() else nullcontext():
-            if self.ledger is not None:
-                return audited(self, self.ledger, func, args, kwargs)
             return apply_rule(self, func, args, kwargs)
 
     def _written_out_to(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
