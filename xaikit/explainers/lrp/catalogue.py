@@ -15,7 +15,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameE
 from xaikit.core.structure import Tensors
 from xaikit.explainers.lrp.engine import ZennitLRP
 from xaikit.explainers.lrp.ledger import Ledger
-from xaikit.explainers.lrp.zennit_rules import Rules, by_type, zennit
+from xaikit.explainers.lrp.zennit_rules import Rules, zennit
 
 EPSILON = Float(low=1e-6, high=1, log=True, gt=0)
 GAMMA = Float(low=1e-6, high=1, log=True, ge=0)
@@ -41,7 +41,7 @@ def _fits(bound: Tensor, shape: torch.Size) -> bool:
 @functools.lru_cache(maxsize=32)
 def composite_of(kind: str, **numbers: float) -> Any:
     """One of zennit's composites, built once for its settings; it is only read, never registered."""
-    return by_type(getattr(zennit().composites, kind)(**numbers))
+    return getattr(zennit().composites, kind)(**numbers)
 
 
 @functools.lru_cache(maxsize=32)
@@ -49,7 +49,7 @@ def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
     """The epsilon rule for every affine layer."""
     z = zennit()
     rules = [*z.composites.layer_map_base(stabilizer), (z.types.Linear, z.rules.Epsilon(epsilon))]
-    return by_type(z.composites.LayerMapComposite(rules))
+    return z.composites.LayerMapComposite(rules)
 
 
 @functools.lru_cache(maxsize=32)
@@ -61,7 +61,7 @@ def named_composite(kind: type) -> Any:
         raise InvalidInputError(
             f"a {kind.__name__} needs {needed}, so its name is not enough; pass composite= one itself"
         )
-    return by_type(kind()) if kind.__module__ == zennit().composites.__name__ else kind()
+    return kind()
 
 
 @EXPLAINERS.register("lrp_uniform_epsilon")

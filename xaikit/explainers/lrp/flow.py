@@ -159,7 +159,7 @@ class Flow:
         return saved
 
     def own(self, y: Tensor) -> Tensor:
-        """A result as a step may hand it on to the model, which may write into it: torch may have saved the original."""
+        """A result that the model may write into, while torch keeps the original if it saved it."""
         return y.clone() if self.differentiable else y
 
     def before_write(self, x: Tensor) -> None:

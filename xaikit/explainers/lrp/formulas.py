@@ -7,6 +7,7 @@ Known rules use what the forward pass has computed already; any other BasicHook 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,12 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.explainers.lrp.flow import nonzero, per_unit, ratio, relevance_of
 from xaikit.explainers.lrp.layers import Operation, scaled
 
-Formula = Callable[..., Tensor]  # (x, y, R / y, W, factors of its output channels, b) -> R_in / x
+Formula = Callable[..., Tensor]  # (hook, operation, x, y, R / y, W, factors of its output channels, b) -> R_in / x
+
+
+def closure(function: Any) -> dict[str, Any]:
+    """The variables that a function of zennit took from where it was defined."""
+    return dict(inspect.getclosurevars(function).nonlocals)
 
 
 def parameter(hook: Any, index: int, tensor: Tensor | None, name: str) -> Any:
@@ -53,77 +59,64 @@ def general(hook: Any, forward: Callable[[Tensor, int], Tensor], x: Tensor, rele
     return hook.reducer(inputs, gradients) / nonzero(x)
 
 
-def any_hook(hook: Any, operation: Operation) -> Formula:
+def any_hook(hook: Any, operation: Operation, x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
     """The rule of any BasicHook on an affine operation."""
+    weight, scale, bias = parameters
+    folded = weight if scale is None else scaled(weight, scale, operation)
 
-    def rule(x: Tensor, y: Tensor, g: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
-        folded = weight if scale is None else scaled(weight, scale, operation)
+    def forward(value: Tensor, index: int) -> Tensor:
+        w, b = parameter(hook, index, folded, "weight"), parameter(hook, index, bias, "bias")
+        return operation.forward(value, w, b)
 
-        def forward(value: Tensor, index: int) -> Tensor:
-            w, b = parameter(hook, index, folded, "weight"), parameter(hook, index, bias, "bias")
-            return operation.forward(value, w, b)
-
-        return general(hook, forward, x, relevance_of(g, y))
-
-    return rule
+    return general(hook, forward, x, relevance_of(g, y))
 
 
-def passed_on(hook: Any, operation: Operation) -> Formula:  # noqa: ARG001
+def passed_on(_hook: Any, _operation: Operation, x: Tensor, y: Tensor, g: Tensor, *_parameters: Any) -> Tensor:
     """The Pass of zennit: R_in = R_out, for a layer whose input and output have one shape."""
-
-    def rule(x: Tensor, y: Tensor, g: Tensor, *_parameters: Tensor | None) -> Tensor:
-        if y.shape != x.shape:
-            raise InvalidInputError(
-                f"zennit's Pass hands relevance on as it is, so it fits no layer from {tuple(x.shape)} to "
-                f"{tuple(y.shape)}; give such layers another rule"
-            )
-        return per_unit(relevance_of(g, y), x)
-
-    return rule
+    if y.shape != x.shape:
+        raise InvalidInputError(
+            f"zennit's Pass hands relevance on as it is, so it fits no layer from {tuple(x.shape)} to "
+            f"{tuple(y.shape)}; give such layers another rule"
+        )
+    return per_unit(relevance_of(g, y), x)
 
 
 class SignedInputs:
     """An affine operation with a weight for positive inputs and another for negative ones.
 
     Negative inputs cost something only where there are any: after a ReLU there are none. A convolution takes them as
-    further channels, any other operation in a pass of their own.
+    further channels, any other operation in a pass of their own. Modifier i of the hook is for x >= 0, i + 1 for x < 0.
     """
 
-    def __init__(
-        self, hook: Any, operation: Operation, x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None
-    ) -> None:
-        self.hook, self.operation, self.x, self.bias = hook, operation, x, bias
-        self.weight = weight if scale is None else scaled(weight, scale, operation)
-        self.negative = x.numel() > 0 and bool(x.detach().amin() < 0)
-        self.stacked = self.negative and operation.groups == 1 and operation.channel_dim >= 0 and weight.ndim > 2
-        self.inputs = [x] if not self.negative else [x.clamp(min=0), x.clamp(max=0)]
+    def __init__(self, hook: Any, operation: Operation, x: Tensor, *parameters: Any) -> None:
+        weight, scale, self.bias = parameters
+        self.hook, self.operation, self.x = hook, operation, x
+        negative = x.numel() > 0 and bool(x.detach().amin() < 0)
+        self.stacked = negative and operation.groups == 1 and operation.channel_dim >= 0 and weight.ndim > 2
+        self.inputs = [x.clamp(min=0), x.clamp(max=0)] if negative else [x]
+        folded = weight if scale is None else scaled(weight, scale, operation)
+        self.weights = {
+            i: [parameter(hook, i + sign, folded, "weight") for sign in range(1 + negative)]
+            for i in range(0, len(hook.param_modifiers) - 1, 2)
+        }
         if self.stacked:
             self.inputs = [torch.cat(self.inputs, operation.channel_dim)]
-        self.weights: dict[int, list[Tensor]] = {}
-
-    def _weights(self, index: int) -> list[Tensor]:
-        """The weight of each input, by the hook's modifiers `index` (for x >= 0) and `index + 1` (for x < 0)."""
-        if index not in self.weights:
-            both = range(index, index + 1 + self.negative)
-            weights = [parameter(self.hook, i, self.weight, "weight") for i in both]
-            self.weights[index] = [torch.cat(weights, 1 - self.operation.out_dim)] if self.stacked else weights
-        return self.weights[index]
+            self.weights = {i: [torch.cat(both, 1 - operation.out_dim)] for i, both in self.weights.items()}
 
     def forward(self, index: int) -> Tensor:
         """The output for all inputs together."""
-        biases = (parameter(self.hook, index, self.bias, "bias"), None)
-        passes = zip(self.inputs, self._weights(index), biases, strict=False)
+        biases = parameter(self.hook, index, self.bias, "bias"), None
+        passes = zip(self.inputs, self.weights[index], biases, strict=False)
         first, *others = (self.operation.forward(x, w, b) for x, w, b in passes)
         return first + others[0] if others else first
 
     def backward(self, g: Tensor, index: int) -> Tensor:
         """The way back: W'^T g where x >= 0, W''^T g where x < 0."""
-        passes = zip(self._weights(index), self.inputs, strict=True)
-        back = [self.operation.transpose(g, w, x) for w, x in passes]
-        if not self.negative:
-            return back[0]
-        positive, negative = back[0].chunk(2, self.operation.channel_dim) if self.stacked else back
-        return torch.where(self.x < 0, negative, positive)
+        passes = zip(self.weights[index], self.inputs, strict=True)
+        first, *others = (self.operation.transpose(g, w, x) for w, x in passes)
+        if self.stacked:
+            first, *others = first.chunk(2, self.operation.channel_dim)
+        return torch.where(self.x < 0, others[0], first) if others else first
 
 
 def stabilised(z: Tensor, epsilon: float, sign: Tensor) -> Tensor:
@@ -132,47 +125,29 @@ def stabilised(z: Tensor, epsilon: float, sign: Tensor) -> Tensor:
     return z + stabilizer if torch.is_grad_enabled() else stabilizer.add_(z)
 
 
-def zplus(hook: Any, operation: Operation, *, epsilon: float | None) -> Formula:
+def zplus(hook: Any, operation: Operation, x: Tensor, y: Tensor, g: Tensor, *parameters: Any, epsilon: float) -> Tensor:
     """z+ rule: R_in = x * (W+^T (R / z+)), z+ the sum of all positive contributions. One pass beside the gradient's."""
-
-    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
-        inputs = SignedInputs(hook, operation, x, *parameters)
-        z = inputs.forward(0)
-        if epsilon is None:
-            return inputs.backward(hook.gradient_mapper(relevance_of(g, y), [z])[0], 0)
-        return inputs.backward(ratio(g, y, z + epsilon), 0)
-
-    return rule
+    inputs = SignedInputs(hook, operation, x, *parameters)
+    return inputs.backward(ratio(g, y, inputs.forward(0) + epsilon), 0)
 
 
-def alpha_beta(hook: Any, operation: Operation, *, epsilon: float | None) -> Formula:
+def alpha_beta(
+    hook: Any, operation: Operation, x: Tensor, y: Tensor, g: Tensor, *parameters: Any, epsilon: float
+) -> Tensor:
     """Alpha-beta rule: R_in = x * (a W+^T (R / z+) - b W-^T (R / z-)), contributions of each sign by themselves."""
+    inputs = SignedInputs(hook, operation, x, *parameters)
+    up, down = (ratio(g, y, stabilised(z, epsilon, z)) for z in (inputs.forward(0), inputs.forward(2)))
     a, minus_b = (hook.reducer(unit, unit) for unit in ([1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]))
-
-    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
-        inputs = SignedInputs(hook, operation, x, *parameters)
-        positive, negative = inputs.forward(0), inputs.forward(2)
-        if epsilon is None:
-            up, _, down, _ = hook.gradient_mapper(relevance_of(g, y), [positive, 0, negative, 0])
-        else:
-            up = ratio(g, y, stabilised(positive, epsilon, positive))
-            down = ratio(g, y, stabilised(negative, epsilon, negative))
-        return a * inputs.backward(up, 0) + minus_b * inputs.backward(down, 2)
-
-    return rule
+    return a * inputs.backward(up, 0) + minus_b * inputs.backward(down, 2)  # type: ignore[no-any-return]
 
 
-def gamma(hook: Any, operation: Operation, *, epsilon: float, weight: float) -> Formula:
+def gamma(hook: Any, operation: Operation, x: Tensor, y: Tensor, g: Tensor, *parameters: Any, epsilon: float) -> Tensor:
     """Gamma rule: contributions of the output's own sign weigh 1 + gamma, z' = y + gamma z+ where y > 0, else gamma z-.
 
     R_in = x * (W'^T (R / z' where y > 0) + W''^T (R / z'' where y < 0)), W' = W + gamma W+ and W'' = W + gamma W-.
     Since y = z+ + z-, one pass gives both denominators: z'' = (2 + gamma) y - z'.
     """
-
-    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
-        inputs = SignedInputs(hook, operation, x, *parameters)
-        z, positive, negative = inputs.forward(0), y > 0, y < 0
-        shares = ratio(g, y, stabilised(torch.where(positive, z, (2 + weight) * y - z), epsilon, y))
-        return inputs.backward(shares * positive, 0) + inputs.backward(shares * negative, 2)
-
-    return rule
+    inputs, positive, negative = SignedInputs(hook, operation, x, *parameters), y > 0, y < 0
+    z, weight = inputs.forward(0), closure(hook.param_modifiers[0].modifier)["gamma"]
+    shares = ratio(g, y, stabilised(torch.where(positive, z, (2 + weight) * y - z), epsilon, y))
+    return inputs.backward(shares * positive, 0) + inputs.backward(shares * negative, 2)

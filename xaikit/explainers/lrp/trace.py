@@ -33,11 +33,8 @@ from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
 from xaikit.explainers.lrp.opaque import is_activation
 from xaikit.explainers.lrp.operations import apply_rule, refuse_derivatives
 from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, Rule, Rules, refuse_registered, whole_module
-from xaikit.torch_ops import described, kind_of, plain_name, writes
+from xaikit.torch_ops import described, kind_of, writes
 from xaikit.torch_ops.kinds import Kind
-
-NORM_MODULES = (torch_private.RunningNorm,)  # with running statistics affine, too
-SCRIPTED = torch.jit.ScriptModule
 
 
 class Trace(TorchFunctionMode):
@@ -72,8 +69,6 @@ class Trace(TorchFunctionMode):
         self.sources: list[Tensor] = []  # where relevance ends
         self.leaves: list[Tensor] = []  # where that of explained layers is read off
         self.tokens: Any = WeakIdKeyDictionary()  # integers that depend on the explained input
-
-    # ------------------------------------------------------------------ the pass
 
     def watched(self, names: dict[nn.Module, str], forward: Callable[..., Any]) -> Callable[..., Any]:
         """A model's `forward(inputs, samples)`, with rules; `names` are those of its modules."""
@@ -125,19 +120,19 @@ class Trace(TorchFunctionMode):
         return logits
 
     def _report(self) -> None:
-        if self.unknown and not self.sees_operations:
+        if not self.unknown:
+            return
+        if not self.sees_operations:
             raise UnsupportedOperationError(
                 f"LRP cannot look inside this {type(next(iter(self.names))).__name__}: its operations are hidden in "
                 "TorchScript or a function of autograd, so nothing gets a rule; pass the model as it was before "
                 "torch.jit.script or torch.jit.trace, or use gradient_x_input or integrated_gradients"
             )
-        if self.unknown:
-            operations = ", ".join(f"{op}{f' (in {where})' if where else ''}" for op, where in self.unknown.items())
-            warnings.warn(
-                f"LRP has no rule for: {operations}; relevance follows the plain gradient there and may not be "
-                "conserved",
-                stacklevel=2,
-            )
+        operations = ", ".join(f"{op} (in {where})" if where else op for op, where in self.unknown.items())
+        warnings.warn(
+            f"LRP has no rule for: {operations}; relevance follows the plain gradient there and may not be conserved",
+            stacklevel=2,
+        )
 
     @contextmanager
     def _modules(self, names: dict[nn.Module, str]) -> Iterator[None]:
@@ -165,7 +160,7 @@ class Trace(TorchFunctionMode):
         key, hooked = id(self), []
         try:
             for module, name in names.items():
-                if isinstance(module, SCRIPTED):
+                if isinstance(module, torch.jit.ScriptModule):
                     continue  # TorchScript takes no hooks
                 before, after = torch_private.forward_pre_hooks_of(module), torch_private.forward_hooks_of(module)
                 if before:
@@ -201,11 +196,6 @@ class Trace(TorchFunctionMode):
             return None
         return self.mark(passed_on(self.flow, args[0], output))  # type: ignore[no-any-return]
 
-    def without_rule(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operation where relevance follows the plain gradient for want of a rule, and name it."""
-        self.unknown.setdefault(plain_name(function), self.where)
-        return self.mark(function(*args, **kwargs))
-
     @property
     def where(self) -> str:
         """The module that runs now, its class and its name in the model, for messages."""
@@ -218,7 +208,7 @@ class Trace(TorchFunctionMode):
         The first layer has its rule again where it runs on another input, as in siamese nets.
         """
         module, rule = self.running[-1] if self.running else (None, None)
-        layer: nn.Module | Tensor | None = module if isinstance(module, AFFINE_MODULES) else weight
+        layer = module if isinstance(module, AFFINE_MODULES) else weight
         if layer is weight:
             rule = self.rules.of_operation(proxy)
         first = self.rules.first
@@ -227,27 +217,20 @@ class Trace(TorchFunctionMode):
         runs_again = first is not None and rule is not first and layer is self.first_layer
         return first if runs_again and not is_behind_layers(x) else rule
 
-    def norm_has_rule(self) -> bool:
-        """Whether a BatchNorm module runs to which the composite gives a rule of its own."""
-        return bool(self.running) and isinstance(self.running[-1][0], NORM_MODULES) and self.running[-1][1] is not None
-
     def _ruled_module(self, module: nn.Module, rule: Rule | None, args: Any, output: Any) -> Any:
         """A rule for a module as a whole, where it is no affine operation."""
         if rule is None or output not in self.marks:
             return None
-        if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.make is not None):
+        if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.formula is not None):
             return None
         if rule.damp is not None:
             return self.mark(damped_output(self.flow, output.clone(), rule.damp), self.marks[output])
-        x = args[0] if args else None
-        if x not in self.marks:
-            kinds = type(rule.hook).__name__, type(module).__name__
+        if not args or args[0] not in self.marks:
             raise UnsupportedOperationError(
-                f"the rule {kinds[0]} needs a module that takes a tensor first; {kinds[1]} does not"
+                f"the rule {type(rule.hook).__name__} needs a module that takes a tensor first; "
+                f"{type(module).__name__} does not"
             )
-        return self.mark(ruled_by(whole_module(rule.hook, module), self.flow, x, output.clone()))
-
-    # ------------------------------------------------------------------ operations
+        return self.mark(ruled_by(whole_module(rule.hook, module), self.flow, args[0], output.clone()))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation; where it touches the explained input, with its rule."""

@@ -9,11 +9,11 @@ with zennit's own results for every composite, fails.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
 import types
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
-from xaikit.explainers.lrp import flow, formulas, layers
+from xaikit.explainers.lrp import flow, formulas
 
 
 @functools.lru_cache(maxsize=1)
@@ -60,27 +60,12 @@ class Rule:
     Attributes:
         hook: the hook.
         damp: (g, y) -> the stand-in for g = R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
-        make: for hooks on affine operations: the hook and an `Operation` -> the rule for `flow.Ruled`.
-        for_layers: whether it means something for affine modules alone (Pass: other modules pass relevance on anyway).
+        formula: for other hooks on affine operations.
     """
 
     hook: Any
     damp: Callable[[Tensor, Tensor], Tensor] | None = None
-    make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
-    for_layers: bool = False
-
-
-RuleTable = weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any] | None]]
-# What was looked up, for composites whose rules go by the type of a module and by what ran before alone: a rule for it
-# in each context, and the context that follows where it is another. Other settings are another composite, and a changed
-# model shows other types: nothing in here can become stale.
-BY_TYPE: weakref.WeakKeyDictionary[Any, dict[Any, RuleTable]] = weakref.WeakKeyDictionary()
-
-
-def by_type(composite: Any) -> Any:
-    """The composite, marked as one that decides by the type of a module and is never changed."""
-    BY_TYPE[composite] = {}
-    return composite
+    formula: formulas.Formula | None = None
 
 
 class Rules:
@@ -92,38 +77,21 @@ class Rules:
 
     def __init__(self, composite: Any) -> None:
         self.composite = composite
-        self.by_type = BY_TYPE.get(composite)
+        self.context: dict[Any, Any] = {}  # what the composite notes of the modules that it was asked for
         self.first: Rule | None = None  # what the first layer got, where a composite tells it from the others
         self.any = False  # whether anything got a rule for relevance, not only a change of the gradient
         self.rectifiers_pass = gives_to_zeros(composite)
         _proxies()
-        self._enter({})
-
-    def _enter(self, context: dict[Any, Any]) -> None:
-        self.context = context
-        self.table: RuleTable | None = None
-        if self.by_type is not None:
-            key = tuple(context.items())
-            self.table = self.by_type.get(key)
-            if self.table is None:
-                self.table = self.by_type[key] = weakref.WeakKeyDictionary()
 
     def of_module(self, name: str, module: nn.Module) -> Rule | None:
         """The rule of a module that starts to run."""
-        entry = None if self.table is None else self.table.get(type(module))
-        if entry is None:
-            context = dict(self.context)
-            rule = read(self.composite.module_map(context, name, module))
-            entry = rule, None if context == self.context else context
-            if self.table is not None:
-                self.table[type(module)] = entry
-        rule, following = entry
-        if following is not None:
+        before = dict(self.context)
+        rule = read(self.composite.module_map(self.context, name, module))
+        if self.context != before:
             self.first = self.first or rule
-            self._enter(following)
-        if rule is not None and rule.for_layers and not isinstance(module, AFFINE_MODULES):
-            return None
-        self.any |= rule is not None and (rule.damp is not None or rule.make is not None)
+        if rule is None or (rule.formula is formulas.passed_on and not isinstance(module, AFFINE_MODULES)):
+            return None  # other modules pass relevance on anyway
+        self.any |= rule.damp is not None or rule.formula is not None
         return rule
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
@@ -132,16 +100,14 @@ class Rules:
 
     def of_norm(self) -> Rule | None:
         """The rule of a BatchNorm with no affine operation beside it: a linear layer's, but never a first layer's."""
-        context, table, first = self.context, self.table, self.first
-        try:
-            self.of_operation(nn.Linear)  # it would be the first
-            return self.of_operation(nn.Linear)
-        finally:
-            self.context, self.table, self.first = context, table, first
+        aside = copy.copy(self)
+        aside.context = dict(self.context)
+        aside.of_operation(nn.Linear)  # it would be the first
+        return aside.of_operation(nn.Linear)
 
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
-        sum_rule = self.of_module("", _sum())
+        sum_rule = self.of_module("", zennit().layer.Sum())
         return None if sum_rule is None or sum_rule.damp is None else sum_rule
 
 
@@ -174,56 +140,32 @@ def _proxies() -> dict[type[nn.Module], nn.Module]:
     return {nn.Linear: nn.Linear(1, 1, device="meta"), **proxies}
 
 
-@functools.lru_cache(maxsize=1)
-def _sum() -> nn.Module:
-    return zennit().layer.Sum()
-
-
 @functools.lru_cache(maxsize=256)
 def read(hook: Any) -> Rule | None:
     """The rule that a hook stands for; None for no hook."""
-    z = zennit()
+    rules = zennit().rules
     if hook is None:
         return None
-    if type(hook) is z.rules.Pass:
-        return Rule(hook, make=formulas.passed_on, for_layers=True)
-    if not isinstance(hook, z.core.BasicHook):
+    if type(hook) is rules.Pass:
+        return Rule(hook, formula=formulas.passed_on)
+    if not isinstance(hook, zennit().core.BasicHook):
         return Rule(hook)
-    plain = not any(getattr(m, "zero_params", None) for m in hook.param_modifiers)
-    if type(hook) in (z.rules.Epsilon, z.rules.Norm) and plain:
-        return Rule(hook, damp=_damping(hook))
     epsilon = _epsilon(hook)
-    if type(hook) is z.rules.ZPlus:
-        make: Any = functools.partial(formulas.zplus, epsilon=epsilon)
-    elif type(hook) is z.rules.AlphaBeta:
-        make = functools.partial(formulas.alpha_beta, epsilon=epsilon)
-    elif type(hook) is z.rules.Gamma and epsilon is not None:
-        make = functools.partial(
-            formulas.gamma, epsilon=epsilon, weight=_closure(hook.param_modifiers[0].modifier)["gamma"]
-        )
-    else:
-        make = formulas.any_hook
-    return Rule(hook, make=make)
-
-
-def _closure(function: Any) -> dict[str, Any]:
-    return dict(inspect.getclosurevars(function).nonlocals)
+    keeps_parameters = not any(getattr(m, "zero_params", None) for m in hook.param_modifiers)
+    if type(hook) in (rules.Epsilon, rules.Norm) and keeps_parameters:
+        general = lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])  # noqa: E731
+        return Rule(hook, damp=general if epsilon is None else flow.Damped(epsilon))
+    known = {rules.ZPlus: formulas.zplus, rules.AlphaBeta: formulas.alpha_beta, rules.Gamma: formulas.gamma}
+    formula: Any = None if epsilon is None else known.get(type(hook))
+    return Rule(hook, formula=functools.partial(formula, epsilon=epsilon) if formula else formulas.any_hook)
 
 
 def _epsilon(hook: Any) -> float | None:
     """The number that a hook adds to its denominators; None where its stabilizer does something else."""
-    stabilizer = _closure(hook.gradient_mapper).get("stabilizer_fn")
+    stabilizer = formulas.closure(hook.gradient_mapper).get("stabilizer_fn")
     if not isinstance(stabilizer, zennit().core.Stabilizer) or stabilizer.clip or stabilizer.norm_scale:
         return None
     return float(stabilizer.epsilon)
-
-
-def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """How a hook that only divides by a stabilised output changes g = R / y: quickly where the stabilizer is known."""
-    epsilon = _epsilon(hook)
-    if epsilon is not None:
-        return flow.Damped(epsilon)
-    return lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])
 
 
 def refuse_registered(name: str, module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,8 +37,8 @@ def with_rule(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
     y = layer.y
     if layer_rule is not None and layer_rule.damp is not None:
         y = damped_output(trace.flow, layer.y, layer_rule.damp)
-    elif layer_rule is not None and layer_rule.make is not None:
-        formula = layer_rule.make(layer_rule.hook, layer.operation)
+    elif layer_rule is not None and layer_rule.formula is not None:
+        formula: Formula = functools.partial(layer_rule.formula, layer_rule.hook, layer.operation)
         if trace.marks[layer.x].fixed:  # no derivative by x is needed, only by the weights
             formula = _of_fixed_input(formula)
         y = ruled_by(formula, trace.flow, layer.x, y, layer.weight, layer.scale, layer.bias)
@@ -56,7 +57,7 @@ def _layer(
     norm = mark.norm if operation.channel_dim % x.ndim == 1 else None
 
     def on(value: Tensor) -> Affine:
-        if layer_rule is None or layer_rule.make is None:
+        if layer_rule is None or layer_rule.formula is None:
             return Affine(value, operation.forward(value, weight, bias), weight, bias, operation)
         with trace.flow.values_only():  # relevance takes the way of the rule
             y = operation.forward(value.detach() if trace.marks[value].fixed else value, weight, bias)
@@ -64,7 +65,7 @@ def _layer(
 
     layer = on(x if norm is None else norm.y)
     if norm is not None:
-        if layer_rule is not None and layer_rule.make is not None:
+        if layer_rule is not None and layer_rule.formula is not None:
             layer = folded_before(layer, norm)
         layer = dataclasses.replace(layer, side=None if mark.tap is None else on(mark.tap))
     return ruled(trace, layer, layer_rule)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from xaikit.core.torch_private import RunningNorm
 from xaikit.explainers.lrp.flow import branched
 from xaikit.explainers.lrp.layers import DIAGONAL, Affine, StandaloneBatchNorm, folded_after
 from xaikit.explainers.lrp.marks import Mark
@@ -37,7 +38,8 @@ def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
         return trace.mark(affine_map(normalised(trace, x, dims, a["eps"]), weight, bias, channels=True))
     scale = (var + a["eps"]).rsqrt() if weight is None else weight * (var + a["eps"]).rsqrt()
     shift = -mean * scale if bias is None else bias - mean * scale
-    if trace.norm_has_rule():  # and gets it as a module
+    module, norm_rule = trace.running[-1] if trace.running else (None, None)
+    if isinstance(module, RunningNorm) and norm_rule is not None:  # the composite has a rule for it as a module
         return trace.mark(DIAGONAL.forward(x, scale, shift))
     mark, norm_rule = trace.marks[x], trace.rules.of_norm()
     if mark.layer is not None and mark.layer.operation.channel_dim % x.ndim == 1:

@@ -11,6 +11,7 @@ from xaikit.core.torch_private import batch_of, version_of
 from xaikit.explainers.lrp.factors import passed_on
 from xaikit.explainers.lrp.flow import damped, per_unit, relevance_of, shared, stopped
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
+from xaikit.explainers.lrp.operations import as_gradient
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, kind_of, operation_name
 from xaikit.torch_ops.kinds import IDENTITY_ON_A_RANGE, degree_of
@@ -24,12 +25,10 @@ def passed(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str,
     operands = trace.marks.among(args, kwargs)
     if not operands:  # what is written without gradients
         return function(*args, **kwargs)
-    if len({id(x) for x in operands}) > 1:
-        return trace.without_rule(function, args, kwargs)
     with trace.flow.values_only():
         output = function(*args, **kwargs)
-    if output.shape != operands[0].shape:
-        return trace.without_rule(function, args, kwargs)
+    if len({id(x) for x in operands}) > 1 or output.shape != operands[0].shape:
+        return as_gradient(trace, function, *args, **kwargs)
     identity = operation_name(function) in IDENTITY_ON_A_RANGE
     return trace.mark(passed_on(trace.flow, operands[0], output, identity=identity), mark)
 
@@ -76,7 +75,7 @@ def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: An
     """R_in = x * f'(x) * R_out / (n f(x)), for a function of degree n: x * f'(x) = n * f(x) (Euler)."""
     degree = degree_of(operation_name(function), x, *args, **kwargs)
     if degree is None:
-        return trace.without_rule(function, (x, *args), kwargs)
+        return as_gradient(trace, function, x, *args, **kwargs)
     return trace.mark(shared(trace.flow, function(x, *args, **kwargs).clone(), 1 / degree))
 
 
