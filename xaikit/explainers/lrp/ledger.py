@@ -128,13 +128,13 @@ def counted(ledger: Ledger, handler: Handler, entry: str) -> Handler:
 
             return tree_map_only(Tensor, one, value)
 
-        inside, named = probe((args, kwargs), received=False)
-        output = handler(trace, function, *inside, **named)
+        operands, keywords = probe((args, kwargs), received=False)
+        output = handler(trace, function, *operands, **keywords)
         if isinstance(output, Tensor):
             if ledger.first_nan is None and bool(batch_of(output).isnan().any()):
                 ledger.first_nan = entry
             logits = trace.marks[output].logits
-            if logits is not None and inside and logits[0] is inside[0]:  # not the probe's copy of them
+            if logits is not None and operands and logits[0] is operands[0]:  # not the probe's copy of them
                 original = args[0], version_of(batch_of(args[0]))
                 trace.mark(output, dataclasses.replace(trace.marks[output], logits=original))
         return probe(output, received=True)

@@ -155,8 +155,8 @@ def read(hook: Any) -> Rule | None:
     if type(hook) in (rules.Epsilon, rules.Norm) and keeps_parameters:
         general = lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])  # noqa: E731
         return Rule(hook, damp=general if epsilon is None else flow.Damped(epsilon))
-    known = {rules.ZPlus: formulas.zplus, rules.AlphaBeta: formulas.alpha_beta, rules.Gamma: formulas.gamma}
-    formula: Any = None if epsilon is None else known.get(type(hook))
+    written = {rules.ZPlus: formulas.zplus, rules.AlphaBeta: formulas.alpha_beta, rules.Gamma: formulas.gamma}
+    formula: Any = None if epsilon is None else written.get(type(hook))
     return Rule(hook, formula=functools.partial(formula, epsilon=epsilon) if formula else formulas.any_hook)
 
 
