@@ -94,11 +94,16 @@ def _object(value: Any, visited: dict[int, Any]) -> Iterator[bytes]:
         yield f"{value.__module__} {value.__qualname__}".encode()
     elif isinstance(value, types.ModuleType):
         yield from _imported(value, visited)
-    elif _package_of(type(value)) is not None and hasattr(value, "__dict__"):  # such as a transformers config
-        # A hash is of the other attributes, and another number in each process.
+    elif hasattr(value, "__dict__") and (_package_of(type(value)) is not None or _is_plain(type(value))):
+        # Such as a transformers config. A hash is of the other attributes, and another number in each process.
         yield from _parts((type(value), {k: v for k, v in vars(value).items() if not k.endswith("_hash")}), visited)
     else:
         raise UnknownContentError(f"a {type(value).__name__}")
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether all that the user's objects of a class hold is in their `__dict__`."""
+    return all(base is object or (_package_of(base) is None and "__slots__" not in vars(base)) for base in kind.__mro__)
 
 
 def _tensor(value: Tensor) -> Iterator[bytes]:

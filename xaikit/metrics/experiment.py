@@ -34,9 +34,9 @@ class Experiment:
     `evaluate` remembers two things: the attribution of each explainer, which all metrics and all ways to postprocess
     share, and the values of each explainer, postprocessing and metric. So a further metric costs its own passes only, a
     further explainer costs its own, and what was measured before costs none. Objects with equal settings count as the
-    same; functions only if they are the same object. Where the model (weights, buffers, layers, numbers that it holds)
-    or the samples have changed since, all is forgotten. What was measured before Ctrl-C is remembered batch by batch,
-    errors are not.
+    same; functions if they are the same object, and what they name has not changed. Where the model (weights, buffers,
+    layers, numbers that it holds) or the samples have changed since, all is forgotten. What was measured before Ctrl-C
+    is remembered batch by batch, errors are not.
 
     With a `folder` all of it is also kept in files of arrays there, and an experiment that is made again in that folder
     goes on where it ended. A file is found by a digest of all that its numbers depend on: weights, buffers, settings
@@ -117,6 +117,7 @@ class Experiment:
                 )
         for batch in self._batches:
             check_masks(named_metrics, batch)
+        postprocess = _hashable(postprocess)
         self._forget_what_has_changed()
         keys = {
             (e, m): tuple(map(_key, (by_label[e], postprocess, named_metrics[m])))
@@ -256,13 +257,20 @@ def moved(attributions: Any, device: torch.device | str) -> Any:
     return rebuild(tuple(tensor.detach().to(device) for tensor in tensors))
 
 
+def _hashable(postprocess: Any) -> Any:
+    """A function as a key; of an object that compares by its fields, such as a dataclass, what is called."""
+    if postprocess is not None and not callable(postprocess):
+        raise InvalidTypeError(f"postprocess must be a function of an attribution, got {postprocess!r}")
+    return postprocess if getattr(type(postprocess), "__hash__", None) else postprocess.__call__
+
+
 def _key(value: Any) -> tuple[Any, Any]:
     """What tells an explainer, a metric or a postprocessing from others, also where a tensor in it is changed later."""
     return value, _content(value)
 
 
 def _content(value: Any) -> Any:
-    """Fingerprints of the tensors and models in a value; None where it holds none."""
+    """Fingerprints of the tensors, models and functions in a value; None where it cannot be told."""
     if isinstance(value, nn.Module):
         return fingerprint_of_model(value)
     if isinstance(value, (Tensor, np.ndarray)):
@@ -272,7 +280,7 @@ def _content(value: Any) -> Any:
     if isinstance(value, (Mapping, list, tuple)):
         items = value.values() if isinstance(value, Mapping) else value
         return tuple(map(_content, items))
-    return None
+    return _held(value)  # such as a function, with the numbers that it names
 
 
 def _held(value: Any) -> str | None:

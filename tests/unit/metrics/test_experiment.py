@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import pytest
@@ -106,6 +107,55 @@ class Scale(nn.Module):
         return x.flatten(1) * self.factor + self.shift
 
 
+SIGN = {"factor": 1.0}
+
+
+def by_global(a):
+    return a * SIGN["factor"]
+
+
+class ByAttribute:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, a):
+        return a * self.factor
+
+
+@dataclasses.dataclass
+class ByField:
+    factor: float
+
+    def __call__(self, a):
+        return a * self.factor
+
+
+@pytest.mark.parametrize("kind", ["global", "closure", "attribute", "field"])
+def test_what_a_postprocessing_names_is_noticed_when_it_changes(model, batches, kind, monkeypatch):
+    """The same function was once taken for the same numbers."""
+    held = {"closure": 1.0}
+    objects = {"attribute": ByAttribute(1.0), "field": ByField(1.0)}
+    postprocess = {"global": by_global, "closure": lambda a: a * held["closure"], **objects}[kind]
+    experiment = Experiment(model, batches)
+
+    def means():
+        tables = (
+            experiment.evaluate("gradient", "relevance_mass", postprocess=postprocess, progress=False),
+            evaluate("gradient", "relevance_mass", batches, model=model, postprocess=postprocess, progress=False),
+        )
+        return [table["gradient", "relevance_mass"].mean for table in tables]
+
+    found, expected = means()
+    assert found == expected
+    monkeypatch.setitem(SIGN, "factor", -1.0)
+    held["closure"] = -1.0
+    for one in objects.values():
+        one.factor = -1.0
+    other, expected = means()
+    assert other == expected
+    assert other != found
+
+
 def test_memory_is_bounded(model, batches):
     of_one = 8 * 2 * 4 * 4 * 8 / 1e9  # gigabytes: 8 samples (2, 4, 4) of 8 bytes
     for limit, kept in ((2.5, 2), (1.0, 1), (0.7, 1), (0.1, 0)):
@@ -156,3 +206,5 @@ def test_wrong_calls(model, batches):
         Experiment(model, batches).evaluate(IntegratedGradients(Counting()), "entropy")
     with pytest.raises(InvalidInputError, match="the data has none"):
         Experiment(model, [batch[:2] for batch in batches]).evaluate("gradient", "relevance_mass")
+    with pytest.raises(InvalidTypeError, match="postprocess must be a function"):
+        Experiment(model, batches).evaluate("gradient", "entropy", postprocess=[1])
