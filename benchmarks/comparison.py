@@ -89,7 +89,7 @@ FEATURES = (
     Feature("a model is mended, and assessed", ("xaikit.mitigation.mend", "xaikit.assess"), r"mend\w*|assess\w*"),
     Feature("beeswarm over a data set", ("xaikit.runs.Summary",), r"beeswarm"),
     Feature("maps as picture files", ("xaikit.report.save_images",), r"imsave|imgify"),
-    Feature("model, data, explainers and metrics in one object", (), r"AutoExplanation"),
+    Feature("model, data, explainers and metrics in one object", ("xaikit.metrics.Experiment",), r"AutoExplanation"),
     Feature("a web application", ("xaikit.studio.Studio",), r"AttributionVisualizer|\w*Dashboard"),
 )  # fmt: skip
 

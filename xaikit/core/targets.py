@@ -240,8 +240,9 @@ def _picked(output: Any, target: CallTarget, n_classes: int | None, n: int) -> T
         )
     low, high = torch.stack(torch.aminmax(target)).tolist()  # one value to wait for on a GPU, not two
     if low < 0 or high >= output.shape[1]:
+        remedy = "; pass None to explain a single output" if output.shape[1] == 1 else ""
         raise InvalidInputError(
             f"targets must lie in 0..{output.shape[1] - 1} for a model with {output.shape[1]} outputs, "
-            f"got {low if low < 0 else high}"
+            f"got {low if low < 0 else high}{remedy}"
         )
     return output.gather(1, target[:, None])[:, 0]

@@ -14,6 +14,7 @@ from xaikit.core import BASELINES, Choice, Float, Int
 from xaikit.core.batch import Batch, count_batches, is_batch, read_batches
 from xaikit.core.errors import InvalidInputError, NonFiniteError
 from xaikit.core.forward import call_model, explain_failure
+from xaikit.core.labels import read_classes
 from xaikit.core.model_copy import trainable_copy
 from xaikit.core.model_device import model_device
 from xaikit.core.structure import flatten
@@ -52,8 +53,8 @@ def tune_with_masks(  # noqa: PLR0913
         n_epochs: passes over the data.
         lr: learning rate.
         batch_size: samples in a step, where data are in memory.
-        loss: function (output, labels) -> a number; None for the cross-entropy of classes, or the squared error of a
-            single output.
+        loss: function (output, labels) -> a number; None for the cross-entropy of classes, of a single output the
+            binary one for the classes 0 and 1, and the squared error for floating-point numbers.
         channel_axis: of the inputs, 1 for None; a position is masked in all channels.
         head: which output has the loss.
         seed: of the masks, the order of data in memory, and the model's own random numbers.
@@ -91,6 +92,7 @@ def tune_with_masks(  # noqa: PLR0913
         tqdm(total=total, desc="tune", unit="batch", disable=not progress) as bar,
     ):
         torch.manual_seed(seed)
+        is_first = True
         for _ in range(n_epochs):
             for batch in _batches(data, model, batch_size, device, generator):
                 tensors, rebuild = flatten(batch.inputs)
@@ -102,7 +104,12 @@ def tune_with_masks(  # noqa: PLR0913
                     for x, is_explained in zip(tensors, explained, strict=True)
                 )
                 output = pick_head(_run(tuned, rebuild(masked)), head)
-                value = _loss(output, batch.labels) if loss is None else loss(output, batch.labels)
+                labels = batch.labels
+                value = _loss(output, labels, is_first=is_first) if loss is None else loss(output, labels)
+                is_first = False
+                if not isinstance(value, Tensor) or value.numel() != 1:
+                    got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                    raise InvalidInputError(f"loss must return one number, such as a mean, got {got}")
                 if not bool(torch.isfinite(value)):
                     raise NonFiniteError(f"the loss became {float(value.detach())} while tuning; lower lr, now {lr:g}")
                 optimizer.zero_grad()
@@ -143,7 +150,27 @@ def _masked(x: Tensor, baseline: Tensor, limit: float, axis: int | None, generat
     return torch.where(flags if channels is None else flags.unsqueeze(channels), baseline, x)
 
 
-def _loss(output: Tensor, labels: Tensor) -> Tensor:
+def _loss(output: Tensor, labels: Tensor, *, is_first: bool) -> Tensor:
+    """The loss of the labels: of classes among several outputs, of two classes or of numbers for a single output.
+
+    The first batch tells whether numbers are those of a regression; a later one may hold 0 and 1 alone.
+    """
+    n = len(output)
+    if output.ndim > 2 or not isinstance(labels, Tensor):
+        raise InvalidInputError(
+            f"tuning needs a label for each sample and an output (N, classes) or (N,), got an output of shape "
+            f"{tuple(output.shape)}; give loss=, a function (output, labels)"
+        )
     if output.ndim > 1 and output.shape[1] > 1:
-        return F.cross_entropy(output, labels)
-    return F.mse_loss(output.flatten(), labels.to(output).flatten())
+        return F.cross_entropy(output, read_classes(labels, n, n_classes=output.shape[1]))
+    single = output.reshape(n)
+    is_binary = bool(((labels == 0) | (labels == 1)).all())
+    if labels.is_floating_point() and not (is_first and is_binary):
+        return F.mse_loss(single, labels.to(single).reshape(n))
+    if labels.is_floating_point() or not is_binary:
+        raise InvalidInputError(
+            f"labels of a single output must be numbers of a floating-point type, or the classes 0 and 1 of an integer "
+            f"type, got {labels.dtype} {'0 and 1' if is_binary else 'up to ' + str(int(labels.max()))}; convert them, "
+            "labels.long() or labels.float(), or give loss="
+        )
+    return F.binary_cross_entropy_with_logits(single, labels.to(single).reshape(n))

@@ -137,7 +137,7 @@ def test_masks_hide_whole_positions_and_stay_below_the_limit():
             seen.append(x.detach())
             return self.scale * x.flatten(1)[:, :1]
 
-    tune_with_masks(Watch(), (torch.ones(50, 3, 4, 5), torch.zeros(50)), limit=0.3, n_epochs=4, progress=False)
+    tune_with_masks(Watch(), (torch.ones(50, 3, 4, 5), torch.zeros(50).long()), limit=0.3, n_epochs=4, progress=False)
     x = torch.cat(seen)
     assert torch.equal(x[:, 0], x[:, 2])  # all channels of a position
     counts = (x[:, 0] == 0).flatten(1).sum(1)
@@ -186,6 +186,42 @@ class Recorder(nn.Module):
     def forward(self, input_ids, attention_mask):
         self.shown.append((input_ids, attention_mask))
         return self.bias.expand(len(input_ids), 3)
+
+
+@pytest.mark.parametrize(("labels", "criterion"), [
+    (torch.arange(8) % 2, nn.functional.binary_cross_entropy_with_logits), (torch.rand(8), nn.functional.mse_loss),
+])  # fmt: skip
+def test_the_loss_of_a_single_output_suits_its_labels(labels, criterion):
+    """Two classes of one logit once had the squared error of a regression."""
+    model, x = nn.Linear(4, 1), torch.rand(8, 4)
+    own = tune_with_masks(
+        model, (x, labels), n_epochs=2, lr=0.1, progress=False, loss=lambda o, y: criterion(o[:, 0], y.to(o))
+    )
+    assert torch.equal(tune_with_masks(model, (x, labels), n_epochs=2, lr=0.1, progress=False).weight, own.weight)
+
+
+def test_labels_that_do_not_suit_the_output():
+    x, options = torch.rand(8, 4), {"n_epochs": 1, "progress": False}
+    for labels, outputs, error, message in (
+        (torch.arange(8), 3, InvalidInputError, r"labels must lie in 0..2 for a model with 3 outputs"),
+        (torch.rand(8), 3, InvalidTypeError, "labels must be whole class indices"),
+        (
+            (torch.arange(8) % 2).float(),
+            1,
+            InvalidInputError,
+            "or the classes 0 and 1 of an integer type, got torch.float32 0 and 1",
+        ),
+        (torch.arange(8), 1, InvalidInputError, "got torch.int64 up to 7; convert them"),
+    ):
+        with pytest.raises(error, match=message):
+            tune_with_masks(nn.Linear(4, outputs), (x, labels), **options)
+    with pytest.raises(InvalidInputError, match=r"got an output of shape \(8, 4, 2\); give loss="):
+        tune_with_masks(nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Linear(1, 2)), (x, torch.arange(8) % 2), **options)
+    with pytest.raises(InvalidInputError, match=r"loss must return one number, such as a mean, got \(8, 1\)"):
+        tune_with_masks(nn.Linear(4, 1), (x, torch.rand(8)), loss=lambda o, _: o, **options)
+    regression = torch.cat([torch.rand(4), torch.ones(4)])  # the second batch holds 1 alone
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, regression), 4)
+    assert tune_with_masks(nn.Linear(4, 1), loader, **options).weight.shape == (1, 4)
 
 
 def test_small_inputs_are_masked_too_and_attention_masks_never():
