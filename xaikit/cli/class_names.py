@@ -125,6 +125,11 @@ def _problem(data: Samples, outputs: int) -> str:
     limit = max(outputs, 2)  # one output decides between two classes
     if largest >= limit:
         name = data.names[list(data.labels).index(largest)]
+        if outputs == 1:
+            return (
+                f"{name} has the label {largest}, and one output tells the classes 0 and 1 apart; for a regression "
+                "leave --labels out, and name what the model gets with --columns"
+            )
         return f"{name} has the label {largest}, and the model has {outputs} outputs (0 to {limit - 1})"
     return ""
 

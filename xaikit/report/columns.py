@@ -147,7 +147,7 @@ def columns_figure(
     for place, column in enumerate(top):
         _swarm(right, place, values[chosen, column], None if inputs is None else inputs[chosen, column])
     right.axvline(0, color="black", linewidth=0.8)
-    right.set_xlabel(f"relevance for the explained class,\na point for each of {len(chosen)} rows", fontsize=8)
+    right.set_xlabel(f"relevance for the explained score,\na point for each of {len(chosen)} rows", fontsize=8)
     if inputs is not None:
         bar = figure.colorbar(ScalarMappable(Normalize(0, 1), VALUES), ax=right, aspect=30, pad=0.02)
         bar.set_ticks([0, 1], labels=["low", "high"], fontsize=8)

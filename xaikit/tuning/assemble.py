@@ -82,5 +82,6 @@ def _no_result_message(rows: Sequence[TrialRow]) -> str:
         return f"no trial gave a number: {counts}; trial {errors[0]['trial']} failed with {errors[0]['error']}"
     return (
         f"no trial gave a number: {counts}; look at the attribution of {nans[0]['settings'] if nans else 'trial 0'}, "
-        f"which is not finite, or for samples about which the metric says nothing, such as one with an empty mask"
+        f"which is not finite, or for samples about which the metric says nothing, such as one with an empty mask "
+        f"or an attribution that is the same everywhere"
     )

@@ -152,7 +152,7 @@ def test_tune_takes_what_explain_takes(leave: Callable[..., int], capsys: pytest
     assert {**of_data, "written": 0} == {**of_array, "written": 0}
     Path("people.csv").write_text("age,sex,outcome\n31,0,no\n52,1,yes\n40,1,no\n")
     Path("tunednet.py").write_text("import torch\nnet = torch.nn.Linear(2, 2)\n")
-    table = ("--data", "people.csv", "--labels", "outcome", "--model", "tunednet:net", "--explainer", "vargrad")
+    table = ("--data", "people.csv", "--labels", "outcome", "--model", "tunednet:net", "--explainer", "smoothgrad")
     assert leave("tune", *table, *options[:1], *options[3:], "--target", "label", "--metric", "lerf") == 0
     assert json.loads(capsys.readouterr().out)["trials"] == 4
 

@@ -22,6 +22,9 @@ def make(hidden=3):
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
+def one():
+    return nn.Linear(2, 1)
+
 def table():
     return nn.Linear(2, 2)
 
@@ -100,6 +103,7 @@ CALLS: list[tuple[str, str, tuple[str, ...]]] = [
     (LABELS, f"scan --data noy.npz {M}", ("--data has no labels", "--labels COLUMN")),
     (LABELS, f"{COMPARE} --data noy.npz --weights b=w.pt", ("--data has no labels",)),
     (LABELS, f"explain --data negative.npz {M} --out q --target label", ("row 1 has the label -1", "from 0")),
+    (LABELS, "explain --data amount.csv --labels y --model silentnets:one --out q", ("for a regression",)),
     (LABELS, f"explain --data other.npz {M} --explainer gradient --out run", ("begun with other labels", "--out")),
 ]  # fmt: skip
 
@@ -119,6 +123,7 @@ def make_folder() -> None:
     np.savez("noy.npz", x=x)
     np.savez("negative.npz", x=x, y=np.where(np.arange(8) == 1, -1, y))
     np.savez("other.npz", x=x, y=np.where(np.arange(8) == 5, 0, y))
+    Path("amount.csv").write_text("a,b,y\n1,2,1.5\n2,3,2.5\n3,1,0.5\n")
     Path("t.csv").write_text("a,b,y\n1,2,0\n2,3,1\n3,1,0\n4,1,1\n")
     Path("w.h5").write_bytes(b"\x89HDF\r\n")
     Path("empty.pt").write_bytes(b"")
