@@ -42,7 +42,11 @@ def vgg() -> nn.Module:
 
 
 def of_torchvision(name: str, **options: object) -> nn.Module:
-    return getattr(import_torchvision().models, name)(num_classes=10, **options).eval()
+    """A net with random weights, in its head too: torchvision's ViT begins with a head of zeros, and says nothing."""
+    net = getattr(import_torchvision().models, name)(num_classes=10, **options).eval()
+    for head in (m for m in net.modules() if isinstance(m, nn.Linear) and not m.weight.any()):
+        nn.init.normal_(head.weight, std=0.02)
+    return net
 
 
 def band(x: Tensor) -> Tensor:

@@ -93,12 +93,13 @@ def multi_head_attention(function: Any, *args: Any, **kwargs: Any) -> tuple[Tens
 
 def _projected(inputs: list[Tensor], a: dict[str, Any]) -> list[Tensor]:
     """Queries, keys and values, (length, batch, features); keys or values that the caller projected stay."""
-    if a["use_separate_proj_weight"]:
-        weights = [a["q_proj_weight"], a["k_proj_weight"], a["v_proj_weight"]]
+    if not a["use_separate_proj_weight"] and a["query"] is a["key"] is a["value"]:
+        projected = list(F.linear(inputs[0], a["in_proj_weight"], a["in_proj_bias"]).chunk(3, -1))
     else:
-        weights = list(a["in_proj_weight"].chunk(3))
-    biases = [None] * 3 if a["in_proj_bias"] is None else list(a["in_proj_bias"].chunk(3))
-    projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        weights = [a[n] for n in names] if a["use_separate_proj_weight"] else a["in_proj_weight"].chunk(3)
+        biases = [None] * 3 if a["in_proj_bias"] is None else a["in_proj_bias"].chunk(3)
+        projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
     for i, static in ((1, a["static_k"]), (2, a["static_v"])):
         if static is not None:  # (batch * heads, length, features of a head)
             n = inputs[0].shape[1]

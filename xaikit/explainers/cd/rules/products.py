@@ -26,8 +26,13 @@ def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> 
     if isinstance(x, Decomposed) and isinstance(y, Decomposed):
         both = shares.merged(x.aligned_share(ndim), y.aligned_share(ndim), ndim) if share is None else share
         half_x, half_y = 0.5 * x.total, 0.5 * y.total
-        if goes_by_total(x, y):
-            of_x, of_y = bilinear(x.aligned_parts(ndim)[0], half_y), bilinear(half_x, y.aligned_parts(ndim)[0])
+        many = goes_by_total(x, y)
+        parts_of_x, parts_of_y = ((v.aligned_parts(ndim)[0] if many else v.aligned_parts(ndim)) for v in (x, y))
+        if bilinear is torch.matmul and x.shape[:-2] == y.shape[:-2] and ndim > 2:
+            of_x, of_y = _in_rows(parts_of_x, half_y), _in_columns(half_x, parts_of_y)
+        else:
+            of_x, of_y = bilinear(parts_of_x, half_y), bilinear(half_x, parts_of_y)
+        if many:
             parts = torch.empty((2, *of_x.shape), dtype=of_x.dtype, device=of_x.device)
             torch.add(of_x, of_y, out=parts[0])
             # Rows of the two are rows of the product, but for those of a matrix on the right, which are summed over.
@@ -37,13 +42,32 @@ def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> 
                 for value, rows in ((x, nothing_irrelevant(x)), (y, nothing_irrelevant(y)))
             ]
             return completed(x, parts, bilinear(x.total, y.total), nothing[0] & nothing[1], both, now=False)
-        parts = bilinear(x.aligned_parts(ndim), half_y) + bilinear(half_x, y.aligned_parts(ndim))
-        return x.like(parts, both)
+        return x.like(of_x + of_y, both)
     # Torch multiplies no batch, which the parts are, with a sparse matrix.
     x, y = (t.to_dense() if t.layout != torch.strided else t for t in (x, y))
     if isinstance(x, Decomposed):
         return x.like(bilinear(x.aligned_parts(ndim), y), x.aligned_share(ndim) if share is None else share)
     return y.like(bilinear(x, y.aligned_parts(ndim)), y.aligned_share(ndim) if share is None else share)
+
+
+def _in_rows(parts: Tensor, y: Tensor) -> Tensor:
+    """Parts (..., *batch, L, E) times y (*batch, E, S): the rows of all parts under each other, so that y stays one."""
+    lead, rows = parts.shape[: -y.dim()], parts.flatten(0, -y.dim() - 1)
+    rows = rows.movedim(0, -3)
+    result = torch.matmul(rows.flatten(-3, -2), y).unflatten(-2, rows.shape[-3:-1])
+    return result.movedim(-3, 0).unflatten(0, lead)
+
+
+def _in_columns(x: Tensor, parts: Tensor) -> Tensor:
+    """The same for x (*batch, L, E) times parts (..., *batch, E, S), their columns side by side."""
+    lead, columns = parts.shape[: -x.dim()], parts.flatten(0, -x.dim() - 1)
+    if parts.stride(-1) == 1:
+        columns = columns.movedim(0, -2)
+        result = torch.matmul(x, columns.flatten(-2)).unflatten(-1, columns.shape[-2:])
+        return result.movedim(-2, 0).unflatten(0, lead)
+    columns = columns.mT.movedim(0, -3)
+    result = torch.matmul(x, columns.flatten(-3, -2).mT).unflatten(-1, columns.shape[-3:-1])
+    return result.movedim(-2, 0).unflatten(0, lead)
 
 
 @cd_rule("mul")
