@@ -261,7 +261,7 @@ def test_settings_that_change_nothing_are_no_reason_to_fail() -> None:
     """There is no importance to draw where all trials gave the same."""
     Path("constantnet.py").write_text(
         "import torch\nnet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 2))\n"
-        "torch.nn.init.zeros_(net[1].weight)\n"
+        "torch.nn.init.eye_(net[1].weight)\n"  # whose gradient is the same at each place
     )
     call = ("--model", "constantnet:net", "--explainer", "smoothgrad:n_iter=2", "--target", "0", "--trials", "2")
     assert leave(*call, "--vary", "noise_level") == 0
