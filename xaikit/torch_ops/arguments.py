@@ -8,47 +8,28 @@ Torch's functions written in C have no signature that Python can read. Their ope
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import lru_cache
+from inspect import Parameter
 from typing import Any
 
 from xaikit.core import torch_private
 from xaikit.torch_ops.names import canonical, is_in_place_name, plain_name
 
 # Torch also takes NumPy's names, and calls the first operand "input" where its schemas call it "self".
-SCHEMA_NAMES = {"input": "self", "x": "self", "x1": "self", "x2": "other", "axis": "dim", "keepdims": "keepdim"}
-
-
-@dataclass(frozen=True)
-class Signature:
-    """The parameters of one overload of a torch function.
-
-    Attributes:
-        positional: names of the parameters that can be given by position, in their order.
-        keywords: names of those that cannot.
-        defaults: values of the parameters that may be left out.
-    """
-
-    positional: tuple[str, ...]
-    keywords: frozenset[str]
-    defaults: dict[str, Any]
-
-    def own_name(self, keyword: str) -> str | None:
-        """The name of the parameter that a call names `keyword`; None if there is none."""
-        for name in (keyword, SCHEMA_NAMES.get(keyword)):
-            if name in self.positional or name in self.keywords:
-                return name
-        return None
+OTHER_NAMES = {
+    "self": "input", "x": "input", "x1": "input", "x2": "other", "axis": "dim", "keepdims": "keepdim", "from": "from_"
+}  # fmt: skip
 
 
 @lru_cache(maxsize=2048)
-def signatures(function: Any) -> tuple[Signature, ...]:
+def signatures(function: Any) -> tuple[inspect.Signature, ...]:
     """The overloads of a torch function; none where torch does not tell them."""
     schema = torch_private.schema_of(function)
     if schema is not None:
         return (_of_schema(schema),)
     if inspect.isfunction(function):
-        return (_of_python(function),)
+        return (inspect.signature(function),)
     name = plain_name(function)
     names = dict.fromkeys((name.strip("_") if is_in_place_name(name) else name, canonical(name)))
     schemas = [s for n in names for s in torch_private.schemas_named(n)]
@@ -56,23 +37,22 @@ def signatures(function: Any) -> tuple[Signature, ...]:
     return tuple(_of_schema(s) for s in with_tensor)
 
 
-def _of_schema(schema: Any) -> Signature:
-    arguments = list(schema.arguments)
-    return Signature(
-        tuple(a.name for a in arguments if not a.kwarg_only),
-        frozenset(a.name for a in arguments if a.kwarg_only),
-        {a.name: a.default_value for a in arguments if a.has_default_value()},
-    )
+def _of_schema(schema: Any) -> inspect.Signature:
+    def parameter(argument: Any) -> Parameter:
+        kind = Parameter.KEYWORD_ONLY if argument.kwarg_only else Parameter.POSITIONAL_OR_KEYWORD
+        default = argument.default_value if argument.has_default_value() else Parameter.empty
+        return Parameter(OTHER_NAMES.get(argument.name, argument.name), kind, default=default)
+
+    return inspect.Signature(list(map(parameter, schema.arguments)))
 
 
-def _of_python(function: Any) -> Signature:
-    parameters = inspect.signature(function).parameters.values()
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return Signature(
-        tuple(p.name for p in parameters if p.kind in by_position),
-        frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
-        {p.name: p.default for p in parameters if p.default is not p.empty},
-    )
+def _bound(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments | None:
+    """The arguments of a call, bound to the first overload that has every parameter which the call names."""
+    for signature in signatures(function):
+        names = {k: k if k in signature.parameters else OTHER_NAMES.get(k, k) for k in kwargs}
+        with suppress(TypeError):
+            return signature.bind_partial(*args, **{names[k]: v for k, v in kwargs.items()})
+    return None
 
 
 def positional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -86,20 +66,8 @@ def positional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     Returns:
         The arguments by position, and those that still go by name.
     """
-    if not kwargs:
-        return args, kwargs
-    signature = _fitting(signatures(function), args, kwargs)
-    if signature is None:
-        return args, kwargs
-    bound = {signature.own_name(k): (k, v) for k, v in kwargs.items()}
-    moved, by_name = list(args), dict(kwargs)
-    for name in signature.positional[len(args) :]:
-        if name not in bound:
-            break
-        keyword, value = bound[name]
-        moved.append(value)
-        del by_name[keyword]
-    return tuple(moved), by_name
+    bound = _bound(function, args, kwargs) if kwargs else None
+    return (args, kwargs) if bound is None else (bound.args, bound.kwargs)
 
 
 def by_name(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -112,20 +80,6 @@ def by_name(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
         args: its arguments by position.
         kwargs: its arguments by name.
     """
-    overloads = signatures(function)
-    signature = _fitting(overloads, args, kwargs) or overloads[0]
-    values = {**signature.defaults, **dict(zip(signature.positional, args, strict=False))}
-    values.update({signature.own_name(k) or k: v for k, v in kwargs.items()})
-    if "self" in values:
-        values["input"] = values.pop("self")
-    return values
-
-
-def _fitting(overloads: tuple[Signature, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature | None:
-    """The first overload that has every parameter which the call names."""
-    for signature in overloads:
-        names = [signature.own_name(k) for k in kwargs]
-        behind = signature.positional[len(args) :]
-        if len(args) <= len(signature.positional) and all(n in behind or n in signature.keywords for n in names):
-            return signature
-    return None
+    bound = _bound(function, args, kwargs) or signatures(function)[0].bind_partial(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments

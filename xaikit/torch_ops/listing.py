@@ -9,7 +9,7 @@ import torch
 from torch.overrides import get_testing_overrides
 
 from xaikit.core.process_wide import warnings_ignored
-from xaikit.torch_ops.kinds import KINDS, UNDECIDED, WHY_NONE
+from xaikit.torch_ops.kinds import KINDS, UNDECIDED, why_none
 from xaikit.torch_ops.names import canonical, plain_name
 
 MODULES = (torch.nn.functional, torch.special, torch.linalg, torch.fft)
@@ -46,6 +46,6 @@ def coverage() -> tuple[float, list[str]]:
         The share, and the names of the operations without a kind.
     """
     names = public_operations()
-    without = [name for name in names if name not in KINDS and WHY_NONE.get(name, UNDECIDED) == UNDECIDED]
+    without = [name for name in names if name not in KINDS and why_none(name) in (None, UNDECIDED)]
     with_kind = sum(name in KINDS for name in names)
     return with_kind / (with_kind + len(without)), without

@@ -13,15 +13,7 @@ import torch
 from xaikit.core import torch_private
 from xaikit.core.torch_private import NN_FUNCTIONS
 
-NAMESPACES = (
-    torch,
-    torch.Tensor,
-    torch.nn.functional,
-    NN_FUNCTIONS,
-    torch.special,
-    torch.linalg,
-    torch.fft,
-)
+NAMESPACES = (torch, torch.Tensor, torch.nn.functional, NN_FUNCTIONS, torch.special, torch.linalg, torch.fft)
 
 # Older or alternative names of torch for the same operation, each followed by the name that is used here.
 _ALIASES = """
@@ -44,14 +36,16 @@ _ALIASES = """
 """
 SAME_WITHOUT = ("special_", "unsafe_", "_unsafe_")
 SAME_BEFORE = ("_copy", "_with_indices")
-_OPERATORS = """
-    add sub mul truediv div pow matmul mod floordiv and or xor lshift rshift neg abs invert pos
-    iadd isub imul itruediv idiv ipow imatmul imod ifloordiv iand ior ixor ilshift irshift
-    radd rsub rmul rtruediv rdiv rpow rmatmul rmod rfloordiv rand ror rxor rlshift rrshift eq ne lt le gt ge
-"""
 ALIASES = dict(pair.rsplit(":", 1) for pair in _ALIASES.split())
-OPERATORS = frozenset(_OPERATORS.split())
-REFLECTED = {"radd": "add", "rmul": "mul"}  # the order of their operands makes no difference
+_ONE = "neg abs invert pos eq ne lt le gt ge"
+_TWO = "add sub mul truediv div pow matmul mod floordiv and or xor lshift rshift"
+IN_PLACE_OPERATORS = {f"__i{name}__": name for name in _TWO.split()}
+OPERATORS = {
+    **{f"__{name}__": name for name in f"{_ONE} {_TWO}".split()},
+    **{f"__r{name}__": f"r{name}" for name in _TWO.split()},
+    **IN_PLACE_OPERATORS,
+    **{"__radd__": "add", "__rmul__": "mul"},  # the order of their operands makes no difference
+}
 
 
 def plain_name(function: Any) -> str:
@@ -80,12 +74,10 @@ def canonical(name: str) -> str:
     Args:
         name: any name of it, such as ``"add_"``, ``"__iadd__"``, ``"special_expm1"`` or ``"absolute"``.
     """
-    stripped = name.strip("_")
     if name.startswith("__") and name.endswith("__"):
-        if stripped not in OPERATORS:
+        if name not in OPERATORS:
             return name  # __getitem__, __setitem__, __len__
-        name = stripped[1:] if is_in_place_name(name) else stripped
-        name = REFLECTED.get(name, name)
+        name = OPERATORS[name]
     elif is_in_place_name(name):
         name = name[:-1]
     for prefix in SAME_WITHOUT:
@@ -98,6 +90,4 @@ def canonical(name: str) -> str:
 
 def is_in_place_name(name: str) -> bool:
     """Whether a function that torch names so writes its result into its first operand: ``"add_"``, ``"__iadd__"``."""
-    if name.startswith("__"):
-        return name.endswith("__") and name[2] == "i" and name.strip("_") in OPERATORS and name[3:] != "nvert__"
-    return name.endswith("_")
+    return name in IN_PLACE_OPERATORS if name.startswith("__") else name.endswith("_")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -33,11 +33,8 @@ class Weights:
     hidden_bias: Tensor | None = None
     projection: Tensor | None = None
 
-    def project(self, x: Tensor) -> Tensor:
-        """The part of all gates that comes from the inputs, (rows, features)."""
-        return F.linear(x, self.inputs, self.input_bias)
 
-
+# One step: the projected input x, (N, gates * hidden), and the state give the next state.
 CellFunction = Callable[[Tensor, HiddenState, Weights], HiddenState]
 
 
@@ -52,35 +49,30 @@ def lstm_step(x: Tensor, state: HiddenState, weights: Weights) -> HiddenState:
 
 def gru_step(x: Tensor, state: HiddenState, weights: Weights) -> HiddenState:
     """One step of a GRU on the projected input x, (N, 3 hidden)."""
-    (hidden,) = state
     xr, xz, xn = x.chunk(3, 1)
-    hr, hz, hn = F.linear(hidden, weights.hidden, weights.hidden_bias).chunk(3, 1)
+    hr, hz, hn = F.linear(state[0], weights.hidden, weights.hidden_bias).chunk(3, 1)
     reset, update = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
-    return ((1 - update) * torch.tanh(xn + reset * hn) + update * hidden,)
+    return ((1 - update) * torch.tanh(xn + reset * hn) + update * state[0],)
 
 
-def rnn_step(activation: Callable[[Tensor], Tensor]) -> CellFunction:
+def rnn_step(activation: Callable[[Tensor], Tensor], x: Tensor, state: HiddenState, weights: Weights) -> HiddenState:
     """One step of a plain recurrent net with this activation."""
-
-    def step(x: Tensor, state: HiddenState, weights: Weights) -> HiddenState:
-        return (activation(x + F.linear(state[0], weights.hidden, weights.hidden_bias)),)
-
-    return step
+    return (activation(x + F.linear(state[0], weights.hidden, weights.hidden_bias)),)
 
 
 CELLS: dict[str, CellFunction] = {
     "lstm": lstm_step,
     "gru": gru_step,
-    "rnn_tanh": rnn_step(torch.tanh),
-    "rnn_relu": rnn_step(torch.relu),
+    "rnn_tanh": partial(rnn_step, torch.tanh),
+    "rnn_relu": partial(rnn_step, torch.relu),
 }
 
 
 def cell(function: Any, x: Tensor, state: Any, *parameters: Any) -> Any:
     """A single step, as the Cell modules call it, on x (N, features) and a state (N, hidden), two for an LSTM."""
-    weights = Weights(*parameters)
+    weights, step = Weights(*parameters), CELLS[operation_name(function).removesuffix("_cell")]
     states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
-    result = CELLS[operation_name(function).removesuffix("_cell")](weights.project(x), states, weights)
+    result = step(F.linear(x, weights.inputs, weights.input_bias), states, weights)
     return result if len(states) == 2 else result[0]
 
 
@@ -98,17 +90,21 @@ class Sequences:
 
     def lengths(self) -> list[tuple[int, int, int]]:
         """Runs of sequences of one length: (first, behind the last, length)."""
-        n = [sum(count > i for count in self.counts) for i in range(self.counts[0])]
-        runs, start = [], 0
-        for length, members in groupby(n):
-            size = len(list(members))
-            runs.append((start, start + size, length))
-            start += size
-        return runs
+        lengths = [sum(count > i for count in self.counts) for i in range(self.counts[0])]
+        sizes = [(length, len(list(members))) for length, members in groupby(lengths)]
+        ends = accumulate(size for _, size in sizes)
+        return [(end - size, end, length) for (length, size), end in zip(sizes, ends, strict=True)]
+
+    def backwards(self) -> Tensor:
+        """Which of the steps stands at the place of each when every sequence runs from its end to its beginning."""
+        starts = [0, *accumulate(self.counts)]
+        lengths = [length for first, last, length in self.lengths() for _ in range(first, last)]
+        rows = [starts[lengths[i] - 1 - t] + i for t, count in enumerate(self.counts) for i in range(count)]
+        return torch.tensor(rows, device=self.steps.device)
 
 
+# Runs one layer, forwards or backwards: the output of every step, and the state at the end of each sequence.
 RunLayer = Callable[[Sequences, HiddenState, Weights, bool], tuple[Tensor, HiddenState]]
-"""Runs one layer, forwards or backwards: the output of every step, and the state at the end of each sequence."""
 
 
 def recurrent(function: Any, *args: Any, run: RunLayer | None = None) -> tuple[Tensor, ...]:
@@ -133,13 +129,14 @@ def recurrent(function: Any, *args: Any, run: RunLayer | None = None) -> tuple[T
     states = list(state) if isinstance(state, (tuple, list)) else [state]
     directions = 2 if both else 1
     layer_run = run or partial(_run, CELLS[operation_name(function)])
-    weights = _weights(parameters, biased, layers * directions)
+    n_weights = len(parameters) // (layers * directions)  # of a layer and direction, in torch's flat list
     ends: list[HiddenState] = []
     for layer in range(layers):
         outputs = []
         for index in range(layer * directions, (layer + 1) * directions):
-            start = tuple(s[index] for s in states)
-            output, end = layer_run(sequences, start, weights[index], bool(index % directions))
+            group = parameters[index * n_weights : (index + 1) * n_weights]
+            weights = Weights(*(group if biased else [*group[:2], None, None, *group[2:]]))
+            output, end = layer_run(sequences, tuple(s[index] for s in states), weights, bool(index % directions))
             outputs.append(output)
             ends.append(end)
         sequences = Sequences(torch.cat(outputs, 1) if both else outputs[0], sequences.counts)
@@ -148,44 +145,17 @@ def recurrent(function: Any, *args: Any, run: RunLayer | None = None) -> tuple[T
     return (output.transpose(0, 1) if batch_first else output, *final)
 
 
-def _weights(parameters: Sequence[Tensor], biased: bool, count: int) -> list[Weights]:
-    """The weights of each layer and direction, out of PyTorch's flat list."""
-    n_weights = len(parameters) // count
-    groups = [list(parameters[i * n_weights : (i + 1) * n_weights]) for i in range(count)]
-    if biased:
-        return [Weights(*group) for group in groups]
-    return [Weights(group[0], group[1], projection=group[2] if n_weights > 2 else None) for group in groups]
-
-
 def _run(
     cell: CellFunction, sequences: Sequences, state: HiddenState, weights: Weights, reverse: bool
 ) -> tuple[Tensor, HiddenState]:
     """The output of every step of one layer in one direction, and the state at the end of each sequence."""
-    if reverse:
-        return _run_backwards(cell, sequences, state, weights)
+    order = sequences.backwards() if reverse else None
+    steps = sequences.steps if order is None else sequences.steps.index_select(0, order)
     outputs = []
-    for n, x in zip(sequences.counts, weights.project(sequences.steps).split(sequences.counts), strict=True):
+    projected = F.linear(steps, weights.inputs, weights.input_bias).split(sequences.counts)
+    for n, x in zip(sequences.counts, projected, strict=True):
         running = cell(x, tuple(s[:n] for s in state), weights)
         outputs.append(running[0])
         state = tuple(r if n == len(s) else torch.cat([r, s[n:]]) for r, s in zip(running, state, strict=True))
-    return torch.cat(outputs), state
-
-
-def _run_backwards(
-    cell: CellFunction, sequences: Sequences, state: HiddenState, weights: Weights
-) -> tuple[Tensor, HiddenState]:
-    """As `_run`, from the last step to the first.
-
-    Sequences start at their own ends. Those of one length run by themselves, so that each is computed as if alone.
-    """
-    inputs = weights.project(sequences.steps).split(sequences.counts)
-    outputs: list[list[Tensor]] = [[] for _ in inputs]
-    ends: list[HiddenState] = []
-    for first, last, length in sequences.lengths():
-        running = tuple(s[first:last] for s in state)
-        for t in reversed(range(length)):
-            running = cell(inputs[t][first:last], running, weights)
-            outputs[t].append(running[0])
-        ends.append(running)
-    steps = [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in outputs]
-    return torch.cat(steps), tuple(torch.cat(parts) for parts in zip(*ends, strict=True))
+    output = torch.cat(outputs)
+    return output if order is None else output.index_select(0, order), state

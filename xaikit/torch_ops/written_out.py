@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,62 +17,42 @@ from torch import Tensor
 from xaikit.torch_ops import attention, recurrent
 from xaikit.torch_ops.names import operation_name
 
+norm = torch.linalg.vector_norm
+
 
 def _times(value: Any, factor: Any) -> Any:
     """A product, left out where the factor is 1."""
     return value if isinstance(factor, (int, float)) and factor == 1 else value * factor
 
 
-def lerp(_function: Any, start: Tensor, end: Tensor, weight: Any) -> Tensor:
-    """(1 - weight) * start + weight * end: a mixture of two tensors."""
-    return (1 - weight) * start + weight * end
+def _sum_with(
+    product: Callable[[Tensor, Tensor], Tensor], x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> Tensor:
+    """Beta * x + alpha * product(a, b)."""
+    result: Tensor = _times(product(a, b), alpha)
+    return result if isinstance(beta, (int, float)) and beta == 0 else _times(x, beta) + result
 
 
-def addcmul(_function: Any, x: Tensor, a: Tensor, b: Tensor, value: Any = 1) -> Tensor:
-    """X + value * a * b."""
-    return x + _times(a * b, value)
-
-
-def addcdiv(_function: Any, x: Tensor, a: Tensor, b: Tensor, value: Any = 1) -> Tensor:
-    """X + value * a / b."""
-    return x + _times(a / b, value)
-
-
-def _sum_with(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    def written(_function: Any, x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
-        result = _times(product(a, b), alpha)
-        return result if isinstance(beta, (int, float)) and beta == 0 else _times(x, beta) + result
-
-    return written
-
-
-def bilinear(_function: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x^T W y + bias for each output, W of shape (out, in1, in2)."""
     result = torch.einsum("...i,oij,...j->...o", x, weight, y)
     return result if bias is None else result + bias
 
 
-def cosine_similarity(_function: Any, x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The product of two vectors over their lengths."""
-    lengths = (torch.linalg.vector_norm(v, dim=dim, keepdim=True).clamp(min=eps) for v in (x, y))
-    u, w = (v / length for v, length in zip((x, y), lengths, strict=True))
+    u, w = (v / norm(v, dim=dim, keepdim=True).clamp(min=eps) for v in (x, y))
     return (u * w).sum(dim)
 
 
-def glu(_function: Any, x: Tensor, dim: int = -1) -> Tensor:
+def glu(x: Tensor, dim: int = -1) -> Tensor:
     """The first half, times the sigmoid of the second."""
     signal, control = x.chunk(2, dim)
     return signal * torch.sigmoid(control)
 
 
 def grouped_mm(
-    _function: Any,
-    x: Tensor,
-    weights: Tensor,
-    offs: Tensor | None = None,
-    bias: Tensor | None = None,
-    *_: Any,
-    **__: Any,
+    x: Tensor, weights: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, *_: Any, **__: Any
 ) -> Tensor:
     """Products of groups of rows, each with a matrix of its own; `offs` are the ends of the groups.
 
@@ -93,32 +74,24 @@ def grouped_mm(
     return result if bias is None else result + bias
 
 
-def logaddexp(_function: Any, x: Tensor, y: Tensor) -> Tensor:
+def _groups(x: Tensor, offs: Tensor, dim: int) -> list[Tensor]:
+    ends = [0, *offs.tolist()]
+    pieces = [x.narrow(dim, a, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    left_over = x.shape[dim] - ends[-1]
+    if left_over and dim == 0:  # rows behind the last group are zeros
+        pieces[-1] = torch.cat([pieces[-1], torch.zeros_like(x.narrow(dim, ends[-1], left_over))], dim)
+    return pieces
+
+
+def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     """A smooth maximum of two tensors."""
     return torch.stack(torch.broadcast_tensors(x, y)).logsumexp(0)
 
 
-def logaddexp2(_function: Any, x: Tensor, y: Tensor) -> Tensor:
-    """The same with powers of 2."""
-    return logaddexp(_function, x * math.log(2), y * math.log(2)) / math.log(2)
-
-
-def pairwise_distance(
-    _function: Any, x: Tensor, y: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> Tensor:
-    """The length of x - y + eps along the last dimension."""
-    return torch.linalg.vector_norm(x - y + eps, p, -1, keepdim)
-
-
-def cdist(_function: Any, x: Tensor, y: Tensor, p: float = 2.0, *_: Any, **__: Any) -> Tensor:
-    """The distances of all rows of x from all rows of y."""
-    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
-
-
-def pdist(_function: Any, x: Tensor, p: float = 2.0) -> Tensor:
+def pdist(x: Tensor, p: float = 2.0) -> Tensor:
     """The distances of all pairs of rows."""
     first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
-    return torch.linalg.vector_norm(x[first] - x[second], p, -1)
+    return norm(x[first] - x[second], p, -1)
 
 
 def with_statistics(function: Any, y: Tensor) -> Any:
@@ -132,34 +105,34 @@ def with_statistics(function: Any, y: Tensor) -> Any:
     return (y, *(y.new_empty(0) for _ in range(2))) if native else y
 
 
-def _groups(x: Tensor, offs: Tensor, dim: int) -> list[Tensor]:
-    ends = [0, *offs.tolist()]
-    pieces = [x.narrow(dim, a, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-    left_over = x.shape[dim] - ends[-1]
-    if left_over and dim == 0:  # rows behind the last group are zeros
-        pieces[-1] = torch.cat([pieces[-1], torch.zeros_like(x.narrow(dim, ends[-1], left_over))], dim)
-    return pieces
-
-
-WRITTEN_OUT: dict[str, Callable[..., Any]] = {
-    "lerp": lerp,
-    "addcmul": addcmul,
-    "addcdiv": addcdiv,
-    "baddbmm": _sum_with(torch.bmm),
-    "addmm": _sum_with(torch.mm),
-    "addmv": _sum_with(torch.mv),
-    "addr": _sum_with(torch.outer),
-    "addbmm": _sum_with(lambda a, b: torch.bmm(a, b).sum(0)),
+FORMULAS: dict[str, Callable[..., Tensor]] = {
+    "lerp": lambda start, end, weight: (1 - weight) * start + weight * end,
+    "addcmul": lambda x, a, b, value=1: x + _times(a * b, value),
+    "addcdiv": lambda x, a, b, value=1: x + _times(a / b, value),
+    "baddbmm": partial(_sum_with, torch.bmm),
+    "addmm": partial(_sum_with, torch.mm),
+    "addmv": partial(_sum_with, torch.mv),
+    "addr": partial(_sum_with, torch.outer),
+    "addbmm": partial(_sum_with, lambda a, b: torch.bmm(a, b).sum(0)),
     "bilinear": bilinear,
     "cosine_similarity": cosine_similarity,
     "glu": glu,
     "logaddexp": logaddexp,
-    "logaddexp2": logaddexp2,
-    "pairwise_distance": pairwise_distance,
-    "cdist": cdist,
+    "logaddexp2": lambda x, y: logaddexp(x * math.log(2), y * math.log(2)) / math.log(2),
+    "pairwise_distance": lambda x, y, p=2.0, eps=1e-6, keepdim=False: norm(x - y + eps, p, -1, keepdim),
+    "cdist": lambda x, y, p=2.0, *_, **__: norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1),
     "pdist": pdist,
-    "msort": lambda _function, x: x.sort(0).values,
+    "msort": lambda x: x.sort(0).values,
     "grouped_mm": grouped_mm,
+}
+
+
+def _without_function(formula: Callable[..., Tensor]) -> Callable[..., Any]:
+    return lambda _function, *args, **kwargs: formula(*args, **kwargs)
+
+
+WRITTEN_OUT: dict[str, Callable[..., Any]] = {
+    **{name: _without_function(formula) for name, formula in FORMULAS.items()},
     "scaled_dot_product_attention": attention.scaled_dot_product_attention,
     "multi_head_attention_forward": attention.multi_head_attention,
     **dict.fromkeys(recurrent.CELLS, recurrent.recurrent),
