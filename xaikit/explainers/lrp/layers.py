@@ -52,7 +52,7 @@ class Affine:
     weight: Tensor
     bias: Tensor | None
     operation: Operation
-    rule: Any = None
+    rule: Any
     side: Affine | None = None
     scale: Tensor | None = None
 

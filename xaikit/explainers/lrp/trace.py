@@ -32,7 +32,7 @@ from xaikit.explainers.lrp.ledger import Ledger
 from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
 from xaikit.explainers.lrp.opaque import is_activation
 from xaikit.explainers.lrp.operations import apply_rule, refuse_derivatives
-from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, Rule, Rules, refuse_registered, whole_module
+from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, NO_RULE, Rule, Rules, refuse_registered, whole_module
 from xaikit.torch_ops import described, kind_of, writes
 from xaikit.torch_ops.kinds import Kind
 
@@ -61,7 +61,7 @@ class Trace(TorchFunctionMode):
         self.ledger, self.variables = ledger, variables
         self.rules, self.flow, self.attn = rules, flow, attn
         self.marks = Marks()
-        self.running: list[tuple[nn.Module, Rule | None]] = []
+        self.running: list[tuple[nn.Module, Rule]] = []
         self.names: dict[nn.Module, str] = {}
         self.unknown: dict[str, str] = {}
         self.sees_operations = False
@@ -202,24 +202,24 @@ class Trace(TorchFunctionMode):
         module = self.running[-1][0] if self.running else next(iter(self.names), None)
         return "" if module is None else described(module, self.names.get(module))
 
-    def layer_rule(self, proxy: type[nn.Module], x: Tensor, weight: Tensor) -> Rule | None:
+    def layer_rule(self, proxy: type[nn.Module], x: Tensor, weight: Tensor) -> Rule:
         """The rule of an affine operation: its module's, or the one that its kind of module would get.
 
         The first layer has its rule again where it runs on another input, as in siamese nets.
         """
-        module, rule = self.running[-1] if self.running else (None, None)
-        layer = module if isinstance(module, AFFINE_MODULES) else weight
-        if layer is weight:
-            rule = self.rules.of_operation(proxy)
+        layer: Any
+        layer, rule = self.running[-1] if self.running else (None, NO_RULE)
+        if not isinstance(layer, AFFINE_MODULES):
+            layer, rule = weight, self.rules.of_operation(proxy)
         first = self.rules.first
         if self.first_layer is None and rule is first:
             self.first_layer = layer
         runs_again = first is not None and rule is not first and layer is self.first_layer
-        return first if runs_again and not is_behind_layers(x) else rule
+        return first if first is not None and runs_again and not is_behind_layers(x) else rule
 
-    def _ruled_module(self, module: nn.Module, rule: Rule | None, args: Any, output: Any) -> Any:
+    def _ruled_module(self, module: nn.Module, rule: Rule, args: Any, output: Any) -> Any:
         """A rule for a module as a whole, where it is no affine operation."""
-        if rule is None or output not in self.marks:
+        if rule.hook is None or output not in self.marks:
             return None
         if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.formula is not None):
             return None

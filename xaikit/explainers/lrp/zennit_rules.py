@@ -58,14 +58,17 @@ class Rule:
     """The rule that a composite's hook stands for, for one operation or module.
 
     Attributes:
-        hook: the hook.
+        hook: the hook; None without a rule, where relevance follows the gradient, which is LRP-0.
         damp: (g, y) -> the stand-in for g = R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
         formula: for other hooks on affine operations.
     """
 
-    hook: Any
+    hook: Any = None
     damp: Callable[[Tensor, Tensor], Tensor] | None = None
     formula: formulas.Formula | None = None
+
+
+NO_RULE = Rule()
 
 
 class Rules:
@@ -83,32 +86,31 @@ class Rules:
         self.rectifiers_pass = gives_to_zeros(composite)
         _proxies()
 
-    def of_module(self, name: str, module: nn.Module) -> Rule | None:
+    def of_module(self, name: str, module: nn.Module) -> Rule:
         """The rule of a module that starts to run."""
         before = dict(self.context)
         rule = read(self.composite.module_map(self.context, name, module))
         if self.context != before:
             self.first = self.first or rule
-        if rule is None or (rule.formula is formulas.passed_on and not isinstance(module, AFFINE_MODULES)):
-            return None  # other modules pass relevance on anyway
+        if rule.formula is formulas.passed_on and not isinstance(module, AFFINE_MODULES):
+            return NO_RULE  # other modules pass relevance on anyway
         self.any |= rule.damp is not None or rule.formula is not None
         return rule
 
-    def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
+    def of_operation(self, proxy: type[nn.Module]) -> Rule:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
         return self.of_module("", _proxies()[proxy])
 
-    def of_norm(self) -> Rule | None:
+    def of_norm(self) -> Rule:
         """The rule of a BatchNorm with no affine operation beside it: a linear layer's, but never a first layer's."""
         aside = copy.copy(self)
         aside.context = dict(self.context)
         aside.of_operation(nn.Linear)  # it would be the first
         return aside.of_operation(nn.Linear)
 
-    def of_sum(self) -> Rule | None:
-        """The rule of a sum of two signals, as far as it only stabilises its denominator."""
-        sum_rule = self.of_module("", zennit().layer.Sum())
-        return None if sum_rule is None or sum_rule.damp is None else sum_rule
+    def of_sum(self) -> Rule:
+        """The rule of a sum of two signals."""
+        return self.of_module("", zennit().layer.Sum())
 
 
 def gives_to_zeros(composite: Any) -> bool:
@@ -141,11 +143,11 @@ def _proxies() -> dict[type[nn.Module], nn.Module]:
 
 
 @functools.lru_cache(maxsize=256)
-def read(hook: Any) -> Rule | None:
-    """The rule that a hook stands for; None for no hook."""
+def read(hook: Any) -> Rule:
+    """The rule that a hook stands for."""
     rules = zennit().rules
     if hook is None:
-        return None
+        return NO_RULE
     if type(hook) is rules.Pass:
         return Rule(hook, formula=formulas.passed_on)
     if not isinstance(hook, zennit().core.BasicHook):

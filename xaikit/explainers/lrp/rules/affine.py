@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,6 @@ from xaikit.core import torch_private
 from xaikit.core.convolutions import DTYPES, Form, InputGradient, by_fast_kernels, few_channels
 from xaikit.explainers.lrp.factors import damped_output
 from xaikit.explainers.lrp.flow import branched, ruled_by
-from xaikit.explainers.lrp.formulas import Formula
 from xaikit.explainers.lrp.layers import Affine, Operation, folded_before
 from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.operations import written_out
@@ -24,29 +22,26 @@ from xaikit.torch_ops import by_name, operation_name
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
-    from xaikit.explainers.lrp.zennit_rules import Rule
 
 
-def ruled(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
+def ruled(trace: Trace, layer: Affine) -> Tensor:
     """The layer's output with its rule, marked as such."""
-    return trace.mark(with_rule(trace, layer, layer_rule), Mark(layer=dataclasses.replace(layer, rule=layer_rule)))
+    return trace.mark(with_rule(trace, layer), Mark(layer=layer))
 
 
-def with_rule(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
-    """The layer's output with its rule; without one relevance follows the gradient, which is LRP-0."""
-    y = layer.y
-    if layer_rule is not None and layer_rule.damp is not None:
-        y = damped_output(trace.flow, layer.y, layer_rule.damp)
-    elif layer_rule is not None and layer_rule.formula is not None:
-        formula: Formula = functools.partial(layer_rule.formula, layer_rule.hook, layer.operation)
-        if trace.marks[layer.x].fixed:  # no derivative by x is needed, only by the weights
-            formula = _of_fixed_input(formula)
+def with_rule(trace: Trace, layer: Affine) -> Tensor:
+    """The layer's output with its rule."""
+    y, rule = layer.y, layer.rule
+    fixed = trace.marks[layer.x].fixed  # no derivative by x is needed, only by the weights
+
+    def formula(x: Tensor, *others: Any) -> Tensor:
+        return rule.formula(rule.hook, layer.operation, x.detach() if fixed else x, *others)
+
+    if rule.damp is not None:
+        y = damped_output(trace.flow, y, rule.damp)
+    elif rule.formula is not None:
         y = ruled_by(formula, trace.flow, layer.x, y, layer.weight, layer.scale, layer.bias)
-    return y if layer.side is None else branched(trace.flow, y, with_rule(trace, layer.side, layer_rule))
-
-
-def _of_fixed_input(formula: Formula) -> Formula:
-    return lambda x, *others: formula(x.detach(), *others)
+    return y if layer.side is None else branched(trace.flow, y, with_rule(trace, layer.side))
 
 
 def _layer(
@@ -57,18 +52,18 @@ def _layer(
     norm = mark.norm if operation.channel_dim % x.ndim == 1 else None
 
     def on(value: Tensor) -> Affine:
-        if layer_rule is None or layer_rule.formula is None:
-            return Affine(value, operation.forward(value, weight, bias), weight, bias, operation)
+        if layer_rule.formula is None:
+            return Affine(value, operation.forward(value, weight, bias), weight, bias, operation, layer_rule)
         with trace.flow.values_only():  # relevance takes the way of the rule
             y = operation.forward(value.detach() if trace.marks[value].fixed else value, weight, bias)
-        return Affine(value, y, weight, bias, operation)
+        return Affine(value, y, weight, bias, operation, layer_rule)
 
     layer = on(x if norm is None else norm.y)
     if norm is not None:
-        if layer_rule is not None and layer_rule.formula is not None:
+        if layer_rule.formula is not None:
             layer = folded_before(layer, norm)
         layer = dataclasses.replace(layer, side=None if mark.tap is None else on(mark.tap))
-    return ruled(trace, layer, layer_rule)
+    return ruled(trace, layer)
 
 
 LINEAR = Operation(F.linear, lambda g, w, _x: g @ w, channel_dim=-1)
@@ -129,14 +124,14 @@ def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tenso
     if _computed(trace, x, weight, bias):
         (x, weight), _ = shared(trace, [x, weight])
         return trace.mark(run(x, weight, bias))
-    n = weight.ndim - 2
-
-    def form() -> Form:
-        stride, padding, dilation = (tuple(_tuple(a[k], n)) for k in ("stride", "padding", "dilation"))
-        return Form(stride, padding, dilation, a["groups"])
+    n, groups = weight.ndim - 2, a["groups"]
+    form = None
+    if not isinstance(a["padding"], str):
+        stride, padding, dilation = (tuple(_list(a[k], n)) for k in ("stride", "padding", "dilation"))
+        form = Form(stride, padding, dilation, groups)
 
     def has_fast_kernel(t: Tensor, w: Tensor) -> bool:
-        plain = not transposed and n < 3 and not isinstance(a["padding"], str) and few_channels(w, a["groups"])
+        plain = form is not None and not transposed and n < 3 and few_channels(w, groups)
         return plain and t.dtype == w.dtype and t.dtype in DTYPES and t.device.type == "cpu"
 
     def forward(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -145,25 +140,23 @@ def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tenso
         y = run(v, w, b)
         sees_input = y.grad_fn is not None and v.requires_grad and y.dtype == v.dtype and v.ndim == n + 2
         fast = sees_input and has_fast_kernel(y, w) and not torch_private.is_batched(y)
-        return by_fast_kernels(v, w, b, y, form()) if fast else y
+        return by_fast_kernels(v, w, b, y, form) if fast else y  # type: ignore[arg-type]
 
     def transpose(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
-        if isinstance(a["padding"], str) or v.ndim != n + 2:
+        if form is None or v.ndim != n + 2:
             with torch.enable_grad():
                 v = v.detach().requires_grad_()
                 return torch.autograd.grad(run(v, w, None), v, g, create_graph=torch.is_grad_enabled())[0]
         if has_fast_kernel(g, w):
-            return InputGradient.apply(g, w, v, form())  # type: ignore[no-any-return]
-        sizes = [_tuple(a[k], n) for k in ("stride", "padding", "dilation")]
-        extra = _tuple(a.get("output_padding", 0), n)
-        only_input = (True, False, False)
+            return InputGradient.apply(g, w, v, form)  # type: ignore[no-any-return]
         v, w = v.to(g.dtype), w.to(g.dtype)  # under autocast the output alone has the lower precision
-        return torch.ops.aten.convolution_backward(g, v, w, None, *sizes, transposed, extra, a["groups"], only_input)[0]
+        settings = *form[:3], transposed, _list(a.get("output_padding", 0), n), groups
+        return torch.ops.aten.convolution_backward(g, v, w, None, *settings, (True, False, False))[0]
 
-    operation = Operation(forward, transpose, int(transposed), x.ndim - n - 1, a["groups"])
+    operation = Operation(forward, transpose, int(transposed), x.ndim - n - 1, groups)
     return _layer(trace, x, weight, bias, operation, (TRANSPOSED if transposed else CONVOLUTIONS)[n])
 
 
-def _tuple(value: Any, n: int) -> list[int]:
+def _list(value: Any, n: int) -> list[int]:
     values = list(value) if isinstance(value, (tuple, list)) else [value]
     return values * n if len(values) == 1 else values

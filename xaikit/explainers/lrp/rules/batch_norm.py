@@ -13,6 +13,7 @@ from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.explainers.lrp.rules.affine import ruled, with_rule
 from xaikit.explainers.lrp.rules.normalisation import affine_map, normalised
+from xaikit.explainers.lrp.zennit_rules import NO_RULE, Rule
 from xaikit.torch_ops import by_name, with_statistics
 from xaikit.torch_ops.kinds import NATIVE_BATCH_NORMS
 
@@ -38,26 +39,25 @@ def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
         return trace.mark(affine_map(normalised(trace, x, dims, a["eps"]), weight, bias, channels=True))
     scale = (var + a["eps"]).rsqrt() if weight is None else weight * (var + a["eps"]).rsqrt()
     shift = -mean * scale if bias is None else bias - mean * scale
-    module, norm_rule = trace.running[-1] if trace.running else (None, None)
-    if isinstance(module, RunningNorm) and norm_rule is not None:  # the composite has a rule for it as a module
+    module, norm_rule = trace.running[-1] if trace.running else (None, NO_RULE)
+    if isinstance(module, RunningNorm) and norm_rule.hook is not None:  # the composite has a rule for it as a module
         return trace.mark(DIAGONAL.forward(x, scale, shift))
     mark, norm_rule = trace.marks[x], trace.rules.of_norm()
     if mark.layer is not None and mark.layer.operation.channel_dim % x.ndim == 1:
-        layer = folded_after(mark.layer, scale, shift)
-        y = ruled(trace, layer, layer.rule)
+        y = ruled(trace, folded_after(mark.layer, scale, shift))
         if mark.tap is None:
             return y
-        side = with_rule(trace, _alone(mark.tap, scale, shift), norm_rule)
+        side = with_rule(trace, _alone(mark.tap, scale, shift, norm_rule))
         return trace.mark(branched(trace.flow, y, side), trace.marks[y])
-    layer = _alone(x, scale, shift)
-    return trace.mark(with_rule(trace, layer, norm_rule), Mark(norm=StandaloneBatchNorm(x, layer.y, scale, shift)))
+    layer = _alone(x, scale, shift, norm_rule)
+    return trace.mark(with_rule(trace, layer), Mark(norm=StandaloneBatchNorm(x, layer.y, scale, shift)))
 
 
-def _alone(x: Tensor, scale: Tensor, shift: Tensor) -> Affine:
+def _alone(x: Tensor, scale: Tensor, shift: Tensor, norm_rule: Rule) -> Affine:
     """A BatchNorm with no affine operation beside it: a linear layer with a diagonal matrix, and with its rule.
 
     The epsilon rule makes that R_in = scale * x * R / (y + epsilon * sign(y)). A convolution's rule would not do: each
     output has one contribution, so z+ would withhold the relevance of every negative output, alpha-beta double that of
     every positive one.
     """
-    return Affine(x, DIAGONAL.forward(x, scale, shift), scale, shift, DIAGONAL)
+    return Affine(x, DIAGONAL.forward(x, scale, shift), scale, shift, DIAGONAL, norm_rule)

@@ -21,8 +21,8 @@ def add(trace: Trace, function: Any, x: Any, y: Any, *args: Any, **kwargs: Any) 
     signals = trace.marks.among((x, y))
     output = function(x, y, *args, **kwargs)
     if len(signals) == 2:
-        stabilised = trace.rules.of_sum()
-        return trace.mark(output if stabilised is None else damped_output(trace.flow, output, stabilised.damp))
+        damp = trace.rules.of_sum().damp
+        return trace.mark(output if damp is None else damped_output(trace.flow, output, damp))
     constant = y if x in trace.marks else x
     is_gate = not isinstance(constant, Tensor) and constant == 1 and trace.marks[signals[0]].odd
     return trace.mark(output, GATE if is_gate else PLAIN)
