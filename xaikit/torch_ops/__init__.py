@@ -25,27 +25,7 @@ from xaikit.torch_ops.names import canonical, operation_name, plain_name
 from xaikit.torch_ops.written_out import WRITTEN_OUT, with_statistics
 
 __all__ = [
-    "KINDS",
-    "WHY_NONE",
-    "WRITTEN_OUT",
-    "Kind",
-    "base_of",
-    "by_name",
-    "calling_module",
-    "canonical",
-    "computed",
-    "coverage",
-    "described",
-    "innermost_module",
-    "inside_function",
-    "kind_of",
-    "names_of",
-    "operation_name",
-    "out_of_place",
-    "plain_name",
-    "positional",
-    "public_operations",
-    "why_none",
-    "with_statistics",
-    "writes",
-]
+    "KINDS", "WHY_NONE", "WRITTEN_OUT", "Kind", "base_of", "by_name", "calling_module", "canonical", "computed",
+    "coverage", "described", "innermost_module", "inside_function", "kind_of", "names_of", "operation_name",
+    "out_of_place", "plain_name", "positional", "public_operations", "why_none", "with_statistics", "writes",
+]  # fmt: skip

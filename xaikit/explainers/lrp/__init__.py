@@ -14,13 +14,6 @@ from xaikit.explainers.lrp.conditional import channel_relevance, conditional_rel
 from xaikit.explainers.lrp.registry import lrp_rule
 
 __all__ = [
-    "LRP",
-    "AttnLRP",
-    "LRPEpsilonAlpha2Beta1",
-    "LRPEpsilonGammaBox",
-    "LRPEpsilonPlus",
-    "LRPUniformEpsilon",
-    "channel_relevance",
-    "conditional_relevance",
-    "lrp_rule",
-]
+    "LRP", "AttnLRP", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon",
+    "channel_relevance", "conditional_relevance", "lrp_rule",
+]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -39,29 +39,16 @@ def _fits(bound: Tensor, shape: torch.Size) -> bool:
 
 
 @functools.lru_cache(maxsize=32)
-def composite_of(kind: str, **numbers: float) -> Any:
-    """One of zennit's composites, built once for its settings; it is only read, never registered."""
-    return getattr(zennit().composites, kind)(**numbers)
+def composite_of(kind: Callable[..., Any], **settings: float) -> Any:
+    """A composite, built once for its settings; it is only read, never registered."""
+    return kind(**settings)
 
 
-@functools.lru_cache(maxsize=32)
 def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
     """The epsilon rule for every affine layer."""
     z = zennit()
     rules = [*z.composites.layer_map_base(stabilizer), (z.types.Linear, z.rules.Epsilon(epsilon))]
     return z.composites.LayerMapComposite(rules)
-
-
-@functools.lru_cache(maxsize=32)
-def named_composite(kind: type) -> Any:
-    """The composite of a class of zennit's or of the user's own, which builds the same one every time."""
-    parameters = [p for p in inspect.signature(kind).parameters.values() if p.kind < p.VAR_POSITIONAL]
-    needed = " and ".join(p.name for p in parameters if p.default is p.empty)
-    if needed:
-        raise InvalidInputError(
-            f"a {kind.__name__} needs {needed}, so its name is not enough; pass composite= one itself"
-        )
-    return kind()
 
 
 @EXPLAINERS.register("lrp_uniform_epsilon")
@@ -79,7 +66,7 @@ class LRPUniformEpsilon(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of poolings and sums"] = 1e-6
 
     def _make_composite(self) -> Any:
-        return uniform_epsilon(self.epsilon, self.stabilizer)
+        return composite_of(uniform_epsilon, epsilon=self.epsilon, stabilizer=self.stabilizer)
 
 
 @EXPLAINERS.register("lrp_epsilon_gamma_box")
@@ -129,10 +116,12 @@ class LRPEpsilonGammaBox(ZennitLRP):
             ) from error
 
     def _make_composite(self) -> Any:
-        numbers = {"epsilon": self.epsilon, "gamma": self.gamma, "stabilizer": self.stabilizer}
-        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
-            return zennit().composites.EpsilonGammaBox(low=self.low, high=self.high, **numbers)
-        return composite_of("EpsilonGammaBox", low=self.low, high=self.high, **numbers)
+        kind, has_tensors = (
+            zennit().composites.EpsilonGammaBox,
+            isinstance(self.low, Tensor) or isinstance(self.high, Tensor),
+        )
+        settings = {name: getattr(self, name) for name in ("low", "high", "epsilon", "gamma", "stabilizer")}
+        return kind(**settings) if has_tensors else composite_of(kind, **settings)
 
 
 @EXPLAINERS.register("lrp_epsilon_plus")
@@ -148,7 +137,7 @@ class LRPEpsilonPlus(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
     def _make_composite(self) -> Any:
-        return composite_of("EpsilonPlus", epsilon=self.epsilon, stabilizer=self.stabilizer)
+        return composite_of(zennit().composites.EpsilonPlus, epsilon=self.epsilon, stabilizer=self.stabilizer)
 
 
 @EXPLAINERS.register("lrp_epsilon_alpha2_beta1")
@@ -164,7 +153,7 @@ class LRPEpsilonAlpha2Beta1(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
     def _make_composite(self) -> Any:
-        return composite_of("EpsilonAlpha2Beta1", epsilon=self.epsilon, stabilizer=self.stabilizer)
+        return composite_of(zennit().composites.EpsilonAlpha2Beta1, epsilon=self.epsilon, stabilizer=self.stabilizer)
 
 
 @EXPLAINERS.register("lrp")
@@ -183,7 +172,14 @@ class LRP(ZennitLRP):
             raise UnknownNameError(
                 f"zennit has no composite {self.composite!r}{near_names(self.composite, composites)}"
             )
-        return named_composite(composites[self.composite])
+        kind = composites[self.composite]
+        parameters = [p for p in inspect.signature(kind).parameters.values() if p.kind < p.VAR_POSITIONAL]
+        needed = " and ".join(p.name for p in parameters if p.default is p.empty)
+        if needed:
+            raise InvalidInputError(
+                f"a {kind.__name__} needs {needed}, so its name is not enough; pass composite= one itself"
+            )
+        return composite_of(kind)
 
     def _check_rules(self, rules: Rules) -> None:
         if not rules.any:
@@ -209,4 +205,4 @@ class AttnLRP(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of poolings and sums"] = 1e-6
 
     def _make_composite(self) -> Any:
-        return uniform_epsilon(self.epsilon, self.stabilizer)
+        return composite_of(uniform_epsilon, epsilon=self.epsilon, stabilizer=self.stabilizer)

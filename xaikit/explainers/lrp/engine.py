@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -70,10 +69,7 @@ class ZennitLRP(Explainer):
         (relevance,) = self._attribute_each(call)
         return relevance
 
-    def _attribute_each(self, call: Call) -> Iterator[Tensors]:
-        return self._finite_relevance(call, None)
-
-    def _finite_relevance(self, call: Call, ledger: Ledger | None) -> Iterator[Tensors]:
+    def _attribute_each(self, call: Call, ledger: Ledger | None = None) -> Iterator[Tensors]:
         with contextlib.closing(self._relevance(call, ledger)) as every:
             for target, relevance in zip(call.targets, every, strict=True):
                 if not all(bool(r.detach().sum().isfinite()) for r in relevance):
@@ -130,7 +126,7 @@ class ZennitLRP(Explainer):
             on_output=None,
             passes_kept=passes,
         )
-        with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
+        with canonized(call.model, canonizers), flow.relevance():
             yield traced
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
@@ -174,7 +170,7 @@ class ZennitLRP(Explainer):
             UserWarning: when operations lose more than 1 % of the relevance, naming them.
         """
         ledger = Ledger(may_absorb(attn=self.ATTENTION))
-        (values,) = self._finite_relevance(call, ledger)
+        (values,) = self._attribute_each(call, ledger)
         scores = ledger.scores  # of the logits, where the model ends in a softmax
         sums = torch.stack([v.reshape(len(v), -1).double().sum(1) for v in values])
         gap = (sums - scores).abs().amax(0) if ledger.nested else (sums.sum(0) - scores).abs()

@@ -23,7 +23,6 @@ from xaikit.explainers.lrp.ledger import counted
 from xaikit.explainers.lrp.marks import GATE, PLAIN
 from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES, Handler, checked_shares
 from xaikit.torch_ops import (
-    KINDS,
     WHY_NONE,
     WRITTEN_OUT,
     Kind,
@@ -113,7 +112,7 @@ def _handler(trace: Trace, name: str) -> Handler:
         return _passing_relu if trace.rules.rectifiers_pass else as_gradient
     if name in WRITTEN_OUT and name not in HANDLERS:
         return written_out
-    return HANDLERS.get(name) or HANDLERS.get(KINDS.get(name)) or as_gradient
+    return HANDLERS.get(name) or HANDLERS.get(kind_of(name)) or as_gradient
 
 
 def as_gradient(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:

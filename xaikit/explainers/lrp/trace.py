@@ -27,10 +27,9 @@ from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the table of rules)
 from xaikit.explainers.lrp.factors import damped_output, passed_on
 from xaikit.explainers.lrp.flow import Flow, read_at, ruled_by
-from xaikit.explainers.lrp.graph import depends, is_behind_layers, operations_before
+from xaikit.explainers.lrp.graph import depends, is_activation, is_behind_layers, operations_before
 from xaikit.explainers.lrp.ledger import Ledger
 from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
-from xaikit.explainers.lrp.opaque import is_activation
 from xaikit.explainers.lrp.operations import apply_rule, refuse_derivatives
 from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, NO_RULE, Rule, Rules, refuse_registered, whole_module
 from xaikit.torch_ops import described, kind_of, writes

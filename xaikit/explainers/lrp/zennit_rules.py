@@ -12,7 +12,9 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import importlib
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,18 +38,13 @@ def zennit() -> types.ModuleType:
     try:
         with contextlib.suppress(MissingDependencyError):
             import_torchvision()  # zennit imports it: mended where its operators do not match torch
-        import zennit
-        import zennit.canonizers
-        import zennit.composites
-        import zennit.core
-        import zennit.layer
-        import zennit.rules
-        import zennit.types
+        for name in ("canonizers", "composites", "core", "layer", "rules", "types"):
+            importlib.import_module(f"zennit.{name}")
     except Exception as error:
         raise MissingDependencyError(
             f"LRP needs zennit (pip install 'zennit>=0.5.1,<0.6'); its import failed: {error!r}"
         ) from error
-    return zennit
+    return sys.modules["zennit"]
 
 
 AFFINE_MODULES = (nn.Linear, torch_private.Convolution)

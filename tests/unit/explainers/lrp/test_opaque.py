@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xaikit.explainers import AttnLRP, LRPEpsilonPlus, LRPUniformEpsilon
-from xaikit.explainers.lrp.opaque import is_activation
+from xaikit.explainers.lrp.graph import is_activation
 
 
 class Hidden(torch.autograd.Function):

@@ -1,5 +1,5 @@
 """Relevance rules, one file a kind of operation; importing this package registers them."""
 
-from xaikit.explainers.lrp.rules import affine, attention, batch_norm, elementwise, normalisation, products, sums
+from xaikit.explainers.lrp.rules import affine, attention, batch_norm, elementwise, normalisation, products
 
-__all__ = ["affine", "attention", "batch_norm", "elementwise", "normalisation", "products", "sums"]
+__all__ = ["affine", "attention", "batch_norm", "elementwise", "normalisation", "products"]

@@ -1,5 +1,6 @@
-"""Rules of products and quotients.
+"""Rules of sums, products and quotients.
 
+* sum of two signals: R_in = x * R_out / (x + y);
 * product of two signals: half each; a gate (sigmoid, softmax) times a signal: all to the signal (Arras et al. 2017,
   arXiv:1706.07206);
 * quotient: the denominator is a frozen scale.
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.torch_private import tree_iter, tree_map_only
-from xaikit.explainers.lrp.factors import in_part, product_of_two
+from xaikit.explainers.lrp.factors import damped_output, in_part, product_of_two
 from xaikit.explainers.lrp.flow import stopped
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
 
-ENTRYWISE = ("mul", "rmul")
+@rule(Kind.SUM)
+def add(trace: Trace, function: Any, x: Any, y: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A sum of two signals has the rule of zennit's Sum module. 1 + tanh and 1 + erf are gates."""
+    signals = trace.marks.among((x, y))
+    output = function(x, y, *args, **kwargs)
+    if len(signals) == 2:
+        damp = trace.rules.of_sum().damp
+        return trace.mark(output if damp is None else damped_output(trace.flow, output, damp))
+    constant = y if x in trace.marks else x
+    is_gate = not isinstance(constant, Tensor) and constant == 1 and trace.marks[signals[0]].odd
+    return trace.mark(output, GATE if is_gate else PLAIN)
 
 
 def shared(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
@@ -51,7 +62,7 @@ def _takers(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
 @rule(Kind.PRODUCT)
 def product(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Tensor:
     """Relevance to the signals in equal shares, to gates only among themselves."""
-    if operation_name(function) in ENTRYWISE and not kwargs and all(isinstance(t, Tensor) for t in operands):
+    if operation_name(function) in ("mul", "rmul") and not kwargs and all(isinstance(t, Tensor) for t in operands):
         takers, mark = _takers(trace, list(operands))
         joined = product_of_two(trace.flow, operands[0], operands[1], takers)
         if joined is not None:
