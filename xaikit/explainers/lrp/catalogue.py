@@ -116,11 +116,9 @@ class LRPEpsilonGammaBox(ZennitLRP):
             ) from error
 
     def _make_composite(self) -> Any:
-        kind, has_tensors = (
-            zennit().composites.EpsilonGammaBox,
-            isinstance(self.low, Tensor) or isinstance(self.high, Tensor),
-        )
+        kind = zennit().composites.EpsilonGammaBox
         settings = {name: getattr(self, name) for name in ("low", "high", "epsilon", "gamma", "stabilizer")}
+        has_tensors = any(isinstance(value, Tensor) for value in settings.values())
         return kind(**settings) if has_tensors else composite_of(kind, **settings)
 
 

@@ -48,13 +48,7 @@ class Trace(TorchFunctionMode):
     """
 
     def __init__(
-        self,
-        rules: Rules,
-        flow: Flow,
-        *,
-        attn: bool = False,
-        ledger: Ledger | None = None,
-        variables: Sequence[Tensor] = (),
+        self, rules: Rules, flow: Flow, *, attn: bool, ledger: Ledger | None, variables: Sequence[Tensor]
     ) -> None:
         super().__init__()
         self.ledger, self.variables = ledger, variables
@@ -89,9 +83,8 @@ class Trace(TorchFunctionMode):
 
         Beside tokens, which are explained at a layer, vectors are what a mask is: constants.
         """
-        tokens = [x for x in inputs if not _has_gradient(x)]
-        if tokens:
-            self.tokens.update((x, True) for x in tokens)
+        self.tokens.update((x, True) for x in inputs if not _has_gradient(x))
+        if self.tokens:
             return list(inputs)
         return [self._source(x if x.requires_grad else x.detach().requires_grad_()) for x in inputs]
 
@@ -138,22 +131,22 @@ class Trace(TorchFunctionMode):
         """Note which module runs, and ask for its rule when it starts: the first layer is the one that runs first."""
         thread = threading.get_ident()
 
+        def is_ours(module: nn.Module) -> bool:
+            """Not where another thread runs the same model, or the model a copy of a part that it has just made."""
+            return threading.get_ident() == thread and module in names
+
         def enter(module: nn.Module, args: Any) -> None:
-            if threading.get_ident() != thread or module not in names:
-                return  # another thread runs the same model, or the model runs a copy of a part that it has just made
-            refuse_derivatives()
-            self._find_hidden(args)
-            self.running.append((module, self.rules.of_module(names[module], module)))
+            if is_ours(module):
+                refuse_derivatives()
+                self._find_hidden(args)
+                self.running.append((module, self.rules.of_module(names[module], module)))
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
-            if threading.get_ident() != thread or module not in names:
+            if not is_ours(module):
                 return None
-            passed = self._hidden_activation(module, args, output)
-            output = output if passed is None else passed
+            output = self._activated(module, args, output)
             self._find_hidden(output)
-            _, rule = self.running.pop()
-            ruled = self._ruled_module(module, rule, args, output)
-            return passed if ruled is None else ruled
+            return self._ruled_module(module, self.running.pop()[1], args, output)
 
         # Put in by hand: 26 handles, made and removed, are 3 % of a call on a small net.
         key, hooked = id(self), []
@@ -185,15 +178,14 @@ class Trace(TorchFunctionMode):
                 self.unknown.setdefault(f"{hidden}, out of sight (TorchScript, autograd.Function)", self.where)
                 self.mark(value)
 
-    def _hidden_activation(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
-        """The output of an activation that is a function of autograd, whose input gets its relevance; else None."""
-        if not isinstance(output, Tensor) or output in self.marks or output.grad_fn is None:
-            return None
-        if len(args) != 1 or args[0] not in self.marks:
-            return None
+    def _activated(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """The output; if the module is an activation that is a function of autograd, its input gets the relevance."""
+        unseen = isinstance(output, Tensor) and output not in self.marks and output.grad_fn is not None
+        if not unseen or len(args) != 1 or args[0] not in self.marks:
+            return output
         if not is_activation(module, torch_private.batch_of(args[0]), torch_private.batch_of(output)):
-            return None
-        return self.mark(passed_on(self.flow, args[0], output))  # type: ignore[no-any-return]
+            return output
+        return self.mark(passed_on(self.flow, args[0], output))
 
     @property
     def where(self) -> str:
@@ -217,11 +209,10 @@ class Trace(TorchFunctionMode):
         return first if first is not None and runs_again and not is_behind_layers(x) else rule
 
     def _ruled_module(self, module: nn.Module, rule: Rule, args: Any, output: Any) -> Any:
-        """A rule for a module as a whole, where it is no affine operation."""
-        if rule.hook is None or output not in self.marks:
-            return None
-        if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.formula is not None):
-            return None
+        """The output, with the rule of a module as a whole, where it is no affine operation."""
+        had_its_rule = isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.formula is not None)
+        if rule.hook is None or output not in self.marks or had_its_rule:
+            return output
         if rule.damp is not None:
             return self.mark(damped_output(self.flow, output.clone(), rule.damp), self.marks[output])
         if not args or args[0] not in self.marks:
@@ -243,7 +234,7 @@ class Trace(TorchFunctionMode):
         if is_constant or not self.marks.among(args, kwargs):
             output = func(*args, **kwargs)
             return self._of_tokens(output, func, args) if self.tokens else output
-        self.sees_operations = self.sees_operations or kind_of(func) not in (None, Kind.STRUCTURE)
+        self.sees_operations |= kind_of(func) not in (None, Kind.STRUCTURE)
         # A checkpoint would compute what is saved again, without rules.
         with saved_tensors_hooks(_as_is, _as_is) if saved_tensors_are_hooked() else nullcontext():
             return apply_rule(self, func, args, kwargs)
