@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.explainers.lrp.flow import nonzero, per_unit, ratio, relevance_of
-from xaikit.explainers.lrp.layers import Operation, scaled
+from xaikit.explainers.lrp.layers import DIAGONAL, Operation, scaled
 
 Formula = Callable[..., Tensor]  # (hook, operation, x, y, R / y, W, factors of its output channels, b) -> R_in / x
 
@@ -88,9 +88,12 @@ class SignedInputs:
     further channels, any other operation in a pass of their own. Modifier i of the hook is for x >= 0, i + 1 for x < 0.
     """
 
-    def __init__(self, hook: Any, operation: Operation, x: Tensor, *parameters: Any) -> None:
+    def __init__(self, hook: Any, operation: Operation, x: Tensor, y: Tensor, *parameters: Any) -> None:
         weight, scale, self.bias = parameters
-        self.hook, self.operation, self.x = hook, operation, x
+        self.hook, self.operation, self.x, self.scale = hook, operation, x, None
+        # A factor of the output costs less than one of the weights where these are larger, as in the end of a deep net.
+        if scale is not None and self.bias.ndim == 1 and weight.numel() > y.numel() and bool((scale >= 0).all()):
+            self.scale, scale = scale, None
         negative = x.numel() > 0 and bool(x.detach().amin() < 0)
         self.stacked = negative and operation.groups == 1 and operation.channel_dim >= 0 and weight.ndim > 2
         self.inputs = [x.clamp(min=0), x.clamp(max=0)] if negative else [x]
@@ -105,13 +108,16 @@ class SignedInputs:
 
     def forward(self, index: int) -> Tensor:
         """The output for all inputs together."""
-        biases = parameter(self.hook, index, self.bias, "bias"), None
+        bias = parameter(self.hook, index, self.bias, "bias")
+        biases = bias if self.scale is None else None, None
         passes = zip(self.inputs, self.weights[index], biases, strict=False)
         first, *others = (self.operation.forward(x, w, b) for x, w, b in passes)
-        return first + others[0] if others else first
+        total = first + others[0] if others else first
+        return total if self.scale is None else DIAGONAL.forward(total, self.scale, bias)
 
     def backward(self, g: Tensor, index: int) -> Tensor:
         """The way back: W'^T g where x >= 0, W''^T g where x < 0."""
+        g = g if self.scale is None else DIAGONAL.transpose(g, self.scale, g)
         passes = zip(self.weights[index], self.inputs, strict=True)
         first, *others = (self.operation.transpose(g, w, x) for w, x in passes)
         if self.stacked:
@@ -127,7 +133,7 @@ def stabilised(z: Tensor, epsilon: float, sign: Tensor) -> Tensor:
 
 def zplus(hook: Any, operation: Operation, x: Tensor, y: Tensor, g: Tensor, *parameters: Any, epsilon: float) -> Tensor:
     """z+ rule: R_in = x * (W+^T (R / z+)), z+ the sum of all positive contributions. One pass beside the gradient's."""
-    inputs = SignedInputs(hook, operation, x, *parameters)
+    inputs = SignedInputs(hook, operation, x, y, *parameters)
     return inputs.backward(ratio(g, y, inputs.forward(0) + epsilon), 0)
 
 
@@ -135,7 +141,7 @@ def alpha_beta(
     hook: Any, operation: Operation, x: Tensor, y: Tensor, g: Tensor, *parameters: Any, epsilon: float
 ) -> Tensor:
     """Alpha-beta rule: R_in = x * (a W+^T (R / z+) - b W-^T (R / z-)), contributions of each sign by themselves."""
-    inputs = SignedInputs(hook, operation, x, *parameters)
+    inputs = SignedInputs(hook, operation, x, y, *parameters)
     up, down = (ratio(g, y, stabilised(z, epsilon, z)) for z in (inputs.forward(0), inputs.forward(2)))
     a, minus_b = (hook.reducer(unit, unit) for unit in ([1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]))
     return a * inputs.backward(up, 0) + minus_b * inputs.backward(down, 2)  # type: ignore[no-any-return]
@@ -147,7 +153,7 @@ def gamma(hook: Any, operation: Operation, x: Tensor, y: Tensor, g: Tensor, *par
     R_in = x * (W'^T (R / z' where y > 0) + W''^T (R / z'' where y < 0)), W' = W + gamma W+ and W'' = W + gamma W-.
     Since y = z+ + z-, one pass gives both denominators: z'' = (2 + gamma) y - z'.
     """
-    inputs, positive, negative = SignedInputs(hook, operation, x, *parameters), y > 0, y < 0
+    inputs, positive, negative = SignedInputs(hook, operation, x, y, *parameters), y > 0, y < 0
     z, weight = inputs.forward(0), closure(hook.param_modifiers[0].modifier)["gamma"]
     shares = ratio(g, y, stabilised(torch.where(positive, z, (2 + weight) * y - z), epsilon, y))
     return inputs.backward(shares * positive, 0) + inputs.backward(shares * negative, 2)
