@@ -25,6 +25,8 @@ BLOCK = 1 << 17
 class Cut:
     """How (masks, *shape) is cut: into rows of its leading dimensions, `sizes` rows to a block.
 
+    The last dimension stays whole, since a softmax needs all of it.
+
     Attributes:
         dim: the last of the leading dimensions.
         step: rows in a block, within one index of the dimensions before `dim`.
@@ -34,8 +36,9 @@ class Cut:
     def __init__(self, shape: torch.Size, device: torch.device) -> None:
         self.shape = shape
         one_block = device.type != "cpu" or prod(shape) <= BLOCK or len(shape) == 1
-        inner, dim = (prod(shape), 0) if one_block else (prod(shape[1:]), 1)  # a block lies within one mask
-        while not one_block and dim < len(shape) - 1 and inner // shape[dim] >= BLOCK:
+        dim = 0 if one_block else min(1, len(shape) - 2)  # a block lies within one mask
+        inner = prod(shape[dim:])
+        while not one_block and dim < len(shape) - 2 and inner // shape[dim] >= BLOCK:
             inner //= shape[dim]
             dim += 1
         length = shape[dim]
@@ -60,7 +63,7 @@ class Cut:
             return (value,)
         value = value.reshape(*[1] * (len(self.shape) - value.dim()), *value.shape)
         lead = value.shape[: self.dim]
-        if value.shape[0] == 1 and value.shape[1 : self.dim] == self.shape[1 : self.dim]:
+        if value.shape[0] == 1 and value.shape[1 : self.dim + 1] == self.shape[1 : self.dim + 1]:
             rows = value.flatten(0, self.dim)
             if len(rows) > 1:  # the same for each mask
                 return rows.split(self.sizes[: len(self.sizes) // self.shape[0]]) * self.shape[0]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tests.unit.explainers.cd.helpers import check_promises, decompose, mixed_masks, standard_masks
 from xaikit import ContextualDecomposition
+from xaikit.explainers.cd import blocks
 
 IMAGE, SEQUENCE, ROW = (2, 4, 6, 6), (2, 5, 8), (2, 12)
 
@@ -155,8 +156,11 @@ OPS += [(n, SEQUENCE, f) for n, f in SEQUENCE_OPS.items()]
 TRAINED = {"batch_norm of batch", "lower rank"}  # they mix the samples of a batch
 
 
+@pytest.mark.parametrize("block", [blocks.BLOCK, 7], ids=["whole", "in blocks"])
 @pytest.mark.parametrize(("name", "shape", "function"), OPS, ids=[name for name, *_ in OPS])
-def test_a_rule_keeps_its_promises(name, shape, function):
+def test_a_rule_keeps_its_promises(name, shape, function, block, monkeypatch):
+    """Also where the parts are so large that they are worked on block by block."""
+    monkeypatch.setattr(blocks, "BLOCK", block)
     x = torch.randn(shape, dtype=torch.float64)
     if name in TRAINED:
         result = decompose(function, x, standard_masks(shape[1:]))
