@@ -37,6 +37,7 @@ def test_an_explainer(case, name):
     alike(lambda: make(EXPLAINERS.get(name), model).attribute(x, y, seed=0))
 
 
+@pytest.mark.filterwarnings("ignore:TopKIntersection.k=100 looks at all")
 @pytest.mark.parametrize("name", [name for name in METRICS if name not in ("seconds", "peak_memory")])
 def test_a_metric(case, name):
     model, x, y, masks = case
