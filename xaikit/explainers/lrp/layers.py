@@ -15,46 +15,27 @@ Transpose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """An affine operation as a function of its parameters.
+    """An affine operation as a function of its parameters."""
 
-    Attributes:
-        forward: (x, W, b) -> W x + b; b is a vector over the channels, a map that broadcasts to the output, or None.
-        transpose: (g, W, x) -> W^T g, shaped like x.
-        out_dim: dimension of W that holds the output channels; the input channels are in the other of the first two.
-        channel_dim: dimension of the output that holds them.
-        groups: of a convolution; dimension 1 of W holds the channels of one group.
-    """
-
-    forward: LayerFunction
-    transpose: Transpose
-    out_dim: int = 0
-    channel_dim: int = 1
-    groups: int = 1
+    forward: LayerFunction  # (x, W, b) -> W x + b; b: a vector over the channels, a map that broadcasts to y, or None
+    transpose: Transpose  # (g, W, x) -> W^T g, shaped like x
+    out_dim: int = 0  # dimension of W that holds the output channels; the input channels: the other of the first two
+    channel_dim: int = 1  # dimension of the output that holds them
+    groups: int = 1  # of a convolution; dimension 1 of W holds the channels of one group
 
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """One call of an affine operation.
-
-    Attributes:
-        x: the input.
-        y: the output, with its true gradient.
-        weight: W as it came: a parameter, a reparametrised weight.
-        bias: b.
-        operation: what was called.
-        rule: the rule that the layer has.
-        side: the same layer on an input that is explained itself, where x stands before the BatchNorm that made it.
-        scale: factor of each output channel's weights, by the BatchNorm behind. Only a rule that needs W multiplies it.
-    """
+    """One call of an affine operation."""
 
     x: Tensor
-    y: Tensor
-    weight: Tensor
+    y: Tensor  # with its true gradient
+    weight: Tensor  # W as it came: a parameter, a reparametrised weight
     bias: Tensor | None
     operation: Operation
-    rule: Any
-    side: Affine | None = None
-    scale: Tensor | None = None
+    rule: Any  # `zennit_rules.Rule`
+    side: Affine | None = None  # the same layer on an input that is explained, where x stands before its BatchNorm
+    scale: Tensor | None = None  # of each output channel, by the BatchNorm behind: formulas multiply it in
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,27 +15,19 @@ from xaikit.torch_ops import base_of
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """Facts about a tensor that depends on the explained input.
+    """Facts about a tensor that depends on the explained input."""
 
-    Attributes:
-        gate: lies in [0, 1] up to a constant factor by construction (sigmoid, softmax), so that in a product it lets
-            the other factor through and takes no relevance itself.
-        odd: tanh or erf, of which 1 + y is a gate.
-        layer: the `Affine` operation whose output it is, for a BatchNorm that follows.
-        norm: the `StandaloneBatchNorm` whose output it is, for an affine operation that follows.
-        logits: what the softmax was taken of whose output it is, with the version that it had then.
-        tap: the same tensor, where it is a layer's output that is explained, with relevance to the place where it is
-            read off and no further: for rules that pass by this tensor, since a BatchNorm is folded in or out.
-        fixed: an input of the model by which nothing will be differentiated.
-    """
-
+    # In [0, 1] up to a constant factor by construction (sigmoid, softmax): in a product it lets the other factor
+    # through and takes no relevance itself.
     gate: bool = False
-    odd: bool = False
-    layer: Any = None
-    norm: Any = None
-    logits: tuple[Tensor, int] | None = None
+    odd: bool = False  # tanh or erf, of which 1 + y is a gate
+    layer: Any = None  # the `Affine` operation whose output it is, for a BatchNorm that follows
+    norm: Any = None  # the `StandaloneBatchNorm` whose output it is, for an affine operation that follows
+    logits: tuple[Tensor, int] | None = None  # of the softmax whose output it is, with the version that they had then
+    # The same tensor, where it is a layer's output that is explained, with relevance to the place where it is read off
+    # and no further: for rules that pass by this tensor, since a BatchNorm is folded in or out.
     tap: Tensor | None = None
-    fixed: bool = False
+    fixed: bool = False  # an input of the model by which nothing will be differentiated
 
 
 PLAIN = Mark()

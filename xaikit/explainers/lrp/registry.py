@@ -75,10 +75,7 @@ def checked_shares(
     shares = shares if isinstance(shares, tuple) else (shares,)
     shapes = [tuple(x.shape) for x in operands]
     returned = [None if r is None else tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__ for r in shares]
-    fits = len(returned) == len(shapes) and all(
-        r is None or r == shape for r, shape in zip(returned, shapes, strict=True)
-    )
-    if not fits:
+    if len(returned) != len(shapes) or any(r not in (None, s) for r, s in zip(returned, shapes, strict=True)):
         name = getattr(user_rule, "__name__", "")
         raise InvalidInputError(
             f"the rule {name!r} for {plain_name(function)} must return relevance of shape "

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -220,7 +221,7 @@ class Trace(TorchFunctionMode):
                 f"the rule {type(rule.hook).__name__} needs a module that takes a tensor first; "
                 f"{type(module).__name__} does not"
             )
-        return self.mark(ruled_by(whole_module(rule.hook, module), self.flow, args[0], output.clone()))
+        return self.mark(ruled_by(partial(whole_module, rule.hook, module), self.flow, args[0], output.clone()))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation; where it touches the explained input, with its rule."""

@@ -52,17 +52,12 @@ AFFINE_MODULES = (nn.Linear, torch_private.Convolution)
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The rule that a composite's hook stands for, for one operation or module.
+    """The rule that a composite's hook stands for, for one operation or module."""
 
-    Attributes:
-        hook: the hook; None without a rule, where relevance follows the gradient, which is LRP-0.
-        damp: (g, y) -> the stand-in for g = R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
-        formula: for other hooks on affine operations.
-    """
-
-    hook: Any = None
+    hook: Any = None  # None without a rule: relevance follows the gradient, which is LRP-0
+    # (g, y) -> the stand-in for g = R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
     damp: Callable[[Tensor, Tensor], Tensor] | None = None
-    formula: formulas.Formula | None = None
+    formula: formulas.Formula | None = None  # for other hooks on affine operations
 
 
 NO_RULE = Rule()
@@ -115,20 +110,16 @@ def gives_to_zeros(composite: Any) -> bool:
 
     Epsilon, z+, gamma and alpha-beta give relevance in proportion to the activation, so that a zero gets none.
     """
-    z = zennit()
-    entries = list(getattr(composite, "layer_map", ()))
-    in_proportion = (z.rules.Epsilon, z.rules.Norm, z.rules.ZPlus, z.rules.Gamma, z.rules.AlphaBeta)
-    layers_give = any(
-        type(hook) not in in_proportion and isinstance(hook, z.core.Hook) and _meets(kinds, AFFINE_MODULES)
-        for kinds, hook in entries
-    )
-    hooks = [hook for kinds, hook in entries if _meets(kinds, (nn.ReLU,))]
-    return layers_give and bool(hooks) and type(hooks[0]) is z.rules.Pass
+    rules, entries = zennit().rules, list(getattr(composite, "layer_map", ()))
+    in_proportion = (rules.Epsilon, rules.Norm, rules.ZPlus, rules.Gamma, rules.AlphaBeta)
+    of_layers = [hook for kinds, hook in entries if _meets(kinds, AFFINE_MODULES)]
+    layers_give = any(isinstance(h, zennit().core.Hook) and type(h) not in in_proportion for h in of_layers)
+    return layers_give and type(next((h for kinds, h in entries if _meets(kinds, (nn.ReLU,))), None)) is rules.Pass
 
 
 def _meets(kinds: Any, others: tuple[type, ...]) -> bool:
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-    return any(issubclass(k, kinds) or any(issubclass(kind, k) for kind in kinds) for k in others)
+    return any(issubclass(other, kinds) or any(issubclass(kind, other) for kind in kinds) for other in others)
 
 
 @functools.lru_cache(maxsize=1)
@@ -182,20 +173,18 @@ def refuse_registered(name: str, module: nn.Module) -> None:
             )
 
 
-def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:
-    """The rule of any hook on a module as a whole, whatever it runs inside."""
+def whole_module(hook: Any, module: nn.Module, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
+    """The rule of any hook on a module as a whole, whatever it runs inside: R_in / x."""
+    relevance = flow.relevance_of(g, y)
     if not isinstance(hook, zennit().core.BasicHook):
-        return lambda x, y, g: _foreign(hook, module, x, flow.relevance_of(g, y)) / flow.nonzero(x)
+        return _foreign(hook, module, x, relevance) / flow.nonzero(x)
 
-    def rule(x: Tensor, y: Tensor, g: Tensor) -> Tensor:
-        def forward(value: Tensor, index: int) -> Tensor:
-            modified = {n: formulas.parameter(hook, index, p, n) for n, p in module.named_parameters(recurse=False)}
-            with _shadowed(module, modified):
-                return module.forward(value)
+    def forward(value: Tensor, index: int) -> Tensor:
+        modified = {n: formulas.parameter(hook, index, p, n) for n, p in module.named_parameters(recurse=False)}
+        with _shadowed(module, modified):
+            return module.forward(value)
 
-        return formulas.general(hook, forward, x, flow.relevance_of(g, y))
-
-    return rule
+    return formulas.general(hook, forward, x, relevance)
 
 
 def _foreign(hook: Any, module: nn.Module, x: Tensor, relevance: Tensor) -> Tensor:
@@ -227,15 +216,12 @@ def _shadowed(module: nn.Module, tensors: dict[str, Tensor | None]) -> Iterator[
 @contextlib.contextmanager
 def canonized(model: nn.Module, canonizers: Sequence[Any]) -> Iterator[None]:
     """Apply zennit canonizers for a while, but not the merging of BatchNorm: it is folded here, differentiably."""
-    applied: list[Any] = []
-    try:
+    with contextlib.ExitStack() as applied:
         for canonizer in canonizers:
             for single in _flat(canonizer):
-                applied += single.apply(model)
+                for instance in single.apply(model):
+                    applied.callback(instance.remove)
         yield
-    finally:
-        for instance in reversed(applied):
-            instance.remove()
 
 
 def _flat(canonizer: Any) -> Iterator[Any]:
