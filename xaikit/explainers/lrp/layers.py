@@ -64,23 +64,16 @@ DIAGONAL = Operation(
 
 def scaled(w: Tensor, scale: Tensor, operation: Operation, *, inputs: bool = False) -> Tensor:
     """W times one number for each output channel, or for each input channel."""
-    ones = (1,) * (w.ndim - 2)
     if (operation.out_dim == 0) != inputs:  # the channels are in dimension 0, which holds those of all groups
-        return w * scale.view(-1, 1, *ones)
+        return w * _channels(scale, w).unsqueeze(1)
     blocks = w.reshape(operation.groups, -1, *w.shape[1:])
-    return (blocks * scale.view(operation.groups, 1, -1, *ones)).reshape(w.shape)
+    return (blocks * scale.view(operation.groups, 1, -1, *(1,) * (w.ndim - 2))).reshape(w.shape)
 
 
 def folded_after(layer: Affine, scale: Tensor, shift: Tensor) -> Affine:
     """One layer in place of an affine one and the BatchNorm behind it: W' = scale * W, b' = scale * b + shift."""
     y = DIAGONAL.forward(layer.y, scale, shift)
-    ones = (1,) * (layer.weight.ndim - 2)
-    if layer.bias is None:
-        bias = shift
-    elif layer.bias.ndim > 1:
-        bias = layer.bias * scale.view(-1, *ones) + shift.view(-1, *ones)
-    else:
-        bias = layer.bias * scale + shift
+    bias = shift if layer.bias is None else DIAGONAL.forward(layer.bias, scale, shift)
     side = None if layer.side is None else folded_after(layer.side, scale, shift)
     product = scale if layer.scale is None else layer.scale * scale
     return dataclasses.replace(layer, y=y, bias=bias, side=side, scale=product)

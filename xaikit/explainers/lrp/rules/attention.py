@@ -27,8 +27,8 @@ def attention(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     gradient says (arXiv:2402.05602). What needs another rule inside is written out.
     """
     a = by_name(function, args, kwargs)
-    q, k, v = tensors = [a[name] for name in ("query", "key", "value")]
-    if not _is_plain(trace, a, tensors):
+    q, k, v = a["query"], a["key"], a["value"]
+    if not _is_plain(trace, a["attn_mask"], a["dropout_p"], [q, k, v]):
         return written_out(trace, function, *args, **kwargs)
     if trace.attn:
         q, k, v = (in_part(trace.flow, x, share) for x, share in ((q, 0.25), (k, 0.25), (v, 0.5)))
@@ -37,20 +37,16 @@ def attention(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     return trace.mark(function(**{**a, "query": q, "key": k, "value": v}))
 
 
-def _is_plain(trace: Trace, a: dict[str, Any], tensors: list[Tensor]) -> bool:
+def _is_plain(trace: Trace, mask: Tensor | None, dropout: float, tensors: list[Tensor]) -> bool:
     """Whether the fused gradient, with constant shares, is what the rules of the parts would give."""
-    tracked = [x in trace.marks for x in tensors]
-    mask = a["attn_mask"]
-    if trace.flow.differentiable or a["dropout_p"] or not (all(tracked) if trace.attn else tracked[2]):
-        return False  # fused kernels have no second derivative; a constant factor makes a product a linear layer
-    if USER_RULES.keys() & {"softmax", "matmul"} or any(trace.marks[x].gate for x in tensors) or mask in trace.marks:
+    if trace.flow.differentiable or dropout or USER_RULES.keys() & {"softmax", "matmul"} or mask in trace.marks:
+        return False  # fused kernels have no second derivative
+    if any(x not in trace.marks for x in (tensors if trace.attn else tensors[2:])):
+        return False  # a constant factor makes a product a linear layer
+    if any(trace.marks[x].gate or is_batched(x) or x.is_complex() for x in tensors):
         return False
-    if any(is_batched(x) or x.is_complex() for x in tensors):
-        return False
-    return mask is None or (not is_batched(mask) and not _hides_all(mask))
-
-
-def _hides_all(mask: Tensor) -> bool:
-    """Whether a query may attend to nothing, where kernels differ in what they return and in its gradient."""
+    if mask is None or is_batched(mask):
+        return mask is None
+    # Where a query may attend to nothing, kernels differ in what they return and in its gradient.
     visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min
-    return not bool(visible.any(-1).all())
+    return bool(visible.any(-1).all())
