@@ -50,27 +50,42 @@ def into(fresh: Tensor, g: Tensor) -> Tensor:
     return fresh * g if torch.is_grad_enabled() or several or g.dtype != fresh.dtype else fresh.mul_(g)
 
 
-class Ratio(torch.autograd.Function):
-    """R / d for R = g * y, of which g, y and d are kept."""
+class Relevance(torch.autograd.Function):
+    """R = g * y, of which only the two factors are kept."""
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, g: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(g, y)
+        return into(nonzero(y), g)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        g, y = ctx.saved_tensors
+        by_g, by_y = ctx.needs_input_grad
+        return into(nonzero(y), grads[0]) if by_g else None, grads[0] * g if by_y else None
+
+
+class Ratio(torch.autograd.Function):
+    """R / d for R = g * y, of which g, y and d are kept; a step of its own, so that d is let go of before R is."""
+
+    @staticmethod
+    def forward(ctx: Any, relevance: Tensor, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
         ctx.save_for_backward(g, y, d)
-        return into(nonzero(y), g).div_(d)
+        return relevance / d
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         g, y, d = ctx.saved_tensors
-        by_g, by_y, by_d = ctx.needs_input_grad
         of_relevance = grads[0] / d
-        of_y = of_relevance * g if by_y or by_d else None
-        of_d = into(nonzero(y), of_y).div_(d).neg_() if by_d else None  # type: ignore[arg-type]
-        return of_relevance * nonzero(y) if by_g else None, of_y, of_d
+        of_d = (of_relevance * g).mul_(y).div_(d).neg_() if ctx.needs_input_grad[3] else None
+        return of_relevance, None, None, of_d
 
 
 def ratio(g: Tensor, y: Tensor, d: Tensor) -> Tensor:
     """R / d for the relevance R = g * y of an output y, and a denominator d of the same shape."""
-    return Ratio.apply(g, y, d) if torch.is_grad_enabled() else into(nonzero(y), g).div_(d)  # type: ignore[no-any-return]
+    if not torch.is_grad_enabled():
+        return into(nonzero(y), g).div_(d)
+    return Ratio.apply(Relevance.apply(g, y), g, y, d)  # type: ignore[no-any-return]
 
 
 @dataclasses.dataclass(frozen=True)
