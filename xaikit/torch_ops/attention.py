@@ -80,7 +80,7 @@ def multi_head_attention(function: Any, *args: Any, **kwargs: Any) -> tuple[Tens
     batched, heads = a["query"].ndim == 3, a["num_heads"]
     inputs = [a[n] if batched else a[n].unsqueeze(1) for n in ("query", "key", "value")]
     length, n, width = inputs[0].shape
-    q, k, v = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in _with_extra_keys(_projected(inputs, a), a))
+    q, k, v = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in _projected(inputs, a))
     mask = _mask(a, n, heads, k.shape[-2], q.dtype)
     mixed, attention = attend(q, k, v, mask, (width // heads) ** -0.5)
     mixed = mixed.permute(2, 0, 1, 3).reshape(length, n, width)
@@ -92,7 +92,10 @@ def multi_head_attention(function: Any, *args: Any, **kwargs: Any) -> tuple[Tens
 
 
 def _projected(inputs: list[Tensor], a: dict[str, Any]) -> list[Tensor]:
-    """Queries, keys and values, (length, batch, features); keys or values that the caller projected stay."""
+    """Queries, keys and values, (length, batch, features); keys or values that the caller projected stay.
+
+    A module may add a learnt key and a zero key.
+    """
     if not a["use_separate_proj_weight"] and a["query"] is a["key"] is a["value"]:
         projected = list(F.linear(inputs[0], a["in_proj_weight"], a["in_proj_bias"]).chunk(3, -1))
     else:
@@ -102,13 +105,7 @@ def _projected(inputs: list[Tensor], a: dict[str, Any]) -> list[Tensor]:
         projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
     for i, static in ((1, a["static_k"]), (2, a["static_v"])):
         if static is not None:  # (batch * heads, length, features of a head)
-            n = inputs[0].shape[1]
-            projected[i] = static.unflatten(0, (n, -1)).permute(2, 0, 1, 3).flatten(2)
-    return projected
-
-
-def _with_extra_keys(projected: list[Tensor], a: dict[str, Any]) -> list[Tensor]:
-    """Queries, keys, values with the learnt key and the zero key that a module may add."""
+            projected[i] = static.unflatten(0, (inputs[0].shape[1], -1)).permute(2, 0, 1, 3).flatten(2)
     q, k, v = projected
     if a["bias_k"] is not None:
         k, v = (torch.cat([x, b.expand(1, *x.shape[1:])]) for x, b in ((k, a["bias_k"]), (v, a["bias_v"])))
@@ -124,15 +121,11 @@ def _mask(a: dict[str, Any], n: int, heads: int, keys: int, dtype: torch.dtype) 
     """
 
     def numbers(mask: Tensor) -> Tensor:
-        if mask.is_floating_point():
-            return mask
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
+        return mask if mask.is_floating_point() else torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
 
-    total, padding = a["attn_mask"], a["key_padding_mask"]
-    if total is not None:
-        total = numbers(total)
-        total = total.view(n, heads, *total.shape[1:]) if total.ndim == 3 else total
-    if padding is not None:
-        padding = numbers(padding if padding.ndim == 2 else padding[None])[:, None, None]
-        total = padding if total is None else total + padding
-    return None if total is None else F.pad(total, (0, keys - total.shape[-1]))
+    masks = []
+    if (mask := a["attn_mask"]) is not None:
+        masks.append(numbers(mask.view(n, heads, *mask.shape[1:]) if mask.ndim == 3 else mask))
+    if (padding := a["key_padding_mask"]) is not None:
+        masks.append(numbers(padding if padding.ndim == 2 else padding[None])[:, None, None])
+    return F.pad(sum(masks[1:], masks[0]), (0, keys - masks[0].shape[-1])) if masks else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -64,12 +63,6 @@ def power(trace: Trace, function: Any, x: Any, exponent: Any, *args: Any, **kwar
     return passed(trace, function, (x, exponent, *args), kwargs)
 
 
-@rule(Kind.SCALE)
-def scale(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """1 / x is frozen: a constant for what follows."""
-    return function(stopped(trace.flow, x), *args, **kwargs)
-
-
 @rule(Kind.POWER)
 def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """R_in = x * f'(x) * R_out / (n f(x)), for a function of degree n: x * f'(x) = n * f(x) (Euler)."""
@@ -96,11 +89,3 @@ def moments(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -
     spread, mean = function(x, *args, **kwargs)
     degree = 2 if operation_name(function) == "var_mean" else 1
     return trace.mark(shared(trace.flow, spread.clone(), 1 / degree)), trace.mark(mean)
-
-
-@rule(Kind.LINEAR_IN_FIRST)
-def linear_in_first(trace: Trace, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """All relevance to the first operand; where and how it is read is frozen."""
-    frozen = functools.partial(stopped, trace.flow)
-    output = function(x, *map(frozen, args), **{k: frozen(v) for k, v in kwargs.items()})
-    return trace.mark(output) if x in trace.marks else output

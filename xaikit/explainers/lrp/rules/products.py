@@ -3,7 +3,7 @@
 * sum of two signals: R_in = x * R_out / (x + y);
 * product of two signals: half each; a gate (sigmoid, softmax) times a signal: all to the signal (Arras et al. 2017,
   arXiv:1706.07206);
-* quotient: the denominator is a frozen scale.
+* quotient, reciprocal, sampling: the denominator, and where it is sampled, is frozen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xaikit.explainers.lrp.factors import damped_output, in_part, product_of_two
 from xaikit.explainers.lrp.flow import stopped
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
-from xaikit.torch_ops import Kind, operation_name
+from xaikit.torch_ops import Kind, kind_of, operation_name
 from xaikit.torch_ops.kinds import NUMERATORS
 
 if TYPE_CHECKING:
@@ -72,15 +72,16 @@ def product(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Tenso
     return trace.mark(function(*tree_map_only(Tensor, lambda _: next(shares), operands), **kwargs), mark)
 
 
-@rule(Kind.QUOTIENT)
-def quotient(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Any:
-    """R_in = R_out for what is divided; what it is divided by is a frozen scale."""
+@rule(Kind.QUOTIENT, Kind.SCALE, Kind.LINEAR_IN_FIRST)
+def frozen(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Any:
+    """R_in = R_out for what is divided, or read; what it is divided by, and where it is read, is frozen: 1 / x, too."""
     if kwargs.get("rounding_mode") is not None:
         with torch.no_grad():
             return function(*operands, **kwargs)
-    index = NUMERATORS[operation_name(function)]
-    frozen = (x if i == index else stopped(trace.flow, x) for i, x in enumerate(operands))
-    numerator, output = operands[index], function(*frozen, **kwargs)
-    if numerator not in trace.marks:
+    kind = kind_of(function)
+    index = 0 if kind is Kind.LINEAR_IN_FIRST else NUMERATORS.get(operation_name(function))
+    constants = (x if i == index else stopped(trace.flow, x) for i, x in enumerate(operands))
+    output = function(*constants, **{k: stopped(trace.flow, v) for k, v in kwargs.items()})
+    if index is None or operands[index] not in trace.marks:
         return output
-    return trace.mark(output, GATE if trace.marks[numerator].gate else PLAIN)
+    return trace.mark(output, GATE if kind is Kind.QUOTIENT and trace.marks[operands[index]].gate else PLAIN)
