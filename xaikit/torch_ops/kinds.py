@@ -233,14 +233,7 @@ def names_of(*kinds: Kind) -> frozenset[str]:
 
 
 def degree_of(name: str, x: Tensor, *args: Any, **kwargs: Any) -> float | Tensor | None:
-    """How often a factor of its input occurs in each value of a homogeneous function, None where nobody knows.
-
-    Args:
-        name: of an operation of the kind `HOMOGENEOUS` or `POWER`.
-        x: its first operand.
-        args: its other arguments by position.
-        kwargs: those by name.
-    """
+    """How often a factor of its input x occurs in each value of a homogeneous function, None where nobody knows."""
     if kind_of(name) is Kind.HOMOGENEOUS:
         return 1
     dim: int | None = args[0] if args else kwargs.get("dim")

@@ -137,12 +137,8 @@ class Chains:
 class Flow:
     """Whether the backward pass that runs now carries relevance, and the tensors that it needs.
 
-    One object per attribution call: a second derivative runs through the same graph later, with `active` off.
-
-    Args:
-        differentiable: whether there is a second derivative. Without one each step of the backward pass runs once, and
-            a true gradient never.
-        repeated: whether the backward pass runs once for each of several targets.
+    One object per attribution call: a second derivative runs through the same graph later, with `active` off. Without
+    one (not `differentiable`) a true gradient never runs, and each step once, or once for each target (`repeated`).
     """
 
     def __init__(self, *, differentiable: bool = True, repeated: bool = False) -> None:

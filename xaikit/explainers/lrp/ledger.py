@@ -39,15 +39,11 @@ def sizes(relevance: Tensor) -> Tensor:
 
 
 class Ledger:
-    """For each operation, the relevance that it received and the relevance that it passed on.
-
-    Args:
-        excused: names of operations that are not counted. To count an operation keeps its operands in memory.
-        amount: what is counted of a relevance: its sum, or `sizes`.
-    """
+    """For each operation, the relevance that it received and the relevance that it passed on."""
 
     def __init__(self, excused: frozenset[str] = frozenset(), amount: Callable[[Tensor], Tensor] = torch.sum) -> None:
-        self.excused, self.amount = excused, amount
+        self.excused = excused  # operations that are not counted: to count one keeps its operands in memory
+        self.amount = amount  # what is counted of a relevance: its sum, or `sizes`
         self.received: dict[str, float] = defaultdict(float)
         self.passed_on: dict[str, float] = defaultdict(float)
         self.largest = 0.0

@@ -91,12 +91,8 @@ def apply_rule(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[
 def refuse_derivatives(function: Any = None, method: str = "LRP") -> None:
     """Refuse a model that differentiates in its forward pass, as energy models do for their forces.
 
-    Args:
-        function: the operation that runs; None where a module begins.
-        method: what has no rules for it.
-
     Raises:
-        UnsupportedOperationError: naming the module.
+        UnsupportedOperationError: naming the module and the method that has no rules for it.
     """
     if function in DERIVATIVES or torch_private.is_differentiated():
         raise UnsupportedOperationError(

@@ -38,22 +38,16 @@ from xaikit.torch_ops.kinds import Kind
 
 
 class Trace(TorchFunctionMode):
-    """Puts relevance rules into the autograd graph of one forward pass.
-
-    Args:
-        rules: which rule each module and each functional operation gets.
-        flow: the switch between relevance and true gradient.
-        attn: AttnLRP's rules for attention: half of the relevance to the attention weights, and through their softmax.
-        ledger: where to book the relevance of every operation.
-        variables: inputs by which the relevance will be differentiated.
-    """
+    """Puts relevance rules into the autograd graph of one forward pass."""
 
     def __init__(
         self, rules: Rules, flow: Flow, *, attn: bool, ledger: Ledger | None, variables: Sequence[Tensor]
     ) -> None:
         super().__init__()
-        self.ledger, self.variables = ledger, variables
-        self.rules, self.flow, self.attn = rules, flow, attn
+        self.rules, self.flow = rules, flow
+        self.attn = attn  # AttnLRP: half of the relevance to the attention weights, and through their softmax
+        self.ledger = ledger  # where to book the relevance of every operation
+        self.variables = variables  # inputs by which the relevance will be differentiated
         self.marks = Marks()
         self.running: list[tuple[nn.Module, Rule]] = []
         self.names: dict[nn.Module, str] = {}
