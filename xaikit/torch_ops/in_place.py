@@ -33,12 +33,12 @@ def out_of_place(function: Any) -> Any | None:
 
 
 @lru_cache(maxsize=2048)
-def _with_inplace(function: Any) -> inspect.Signature | None:
-    """The signature of a function of torch.nn.functional that takes `inplace`."""
+def _inplace_position(function: Any) -> int | None:
+    """Where a function of torch.nn.functional takes `inplace`, if it does."""
     if not inspect.isfunction(function) or not inspect.isfunction(inspect.unwrap(function)):
         return None
-    signature = inspect.signature(function)
-    return signature if "inplace" in signature.parameters else None
+    parameters = list(inspect.signature(function).parameters)
+    return parameters.index("inplace") if "inplace" in parameters else None
 
 
 def computed(
@@ -60,12 +60,12 @@ def computed(
     plain = out_of_place(function)
     if plain is not None:
         return plain, args, kwargs, True
-    signature = _with_inplace(function)
-    if signature is None:
+    place = _inplace_position(function)
+    if place is None:
         return function, args, kwargs, False
-    bound = signature.bind(*args, **kwargs)
-    in_place = bool(bound.arguments.pop("inplace", False))
-    return function, bound.args, bound.kwargs, in_place
+    if len(args) > place:
+        return function, (*args[:place], False, *args[place + 1 :]), kwargs, bool(args[place])
+    return function, args, {k: v for k, v in kwargs.items() if k != "inplace"}, bool(kwargs.get("inplace", False))
 
 
 def writes(function: Any) -> bool:

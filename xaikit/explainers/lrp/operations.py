@@ -23,12 +23,12 @@ from xaikit.explainers.lrp.ledger import counted
 from xaikit.explainers.lrp.marks import GATE, PLAIN
 from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES, Handler, checked_shares
 from xaikit.torch_ops import (
+    KINDS,
     WHY_NONE,
     WRITTEN_OUT,
     Kind,
     calling_module,
     computed,
-    kind_of,
     operation_name,
     plain_name,
     positional,
@@ -108,13 +108,13 @@ def _handler(trace: Trace, name: str) -> Handler:
         return _passing_relu if trace.rules.rectifiers_pass else as_gradient
     if name in WRITTEN_OUT and name not in HANDLERS:
         return written_out
-    return HANDLERS.get(name) or HANDLERS.get(kind_of(name)) or as_gradient
+    return HANDLERS.get(name) or HANDLERS.get(KINDS.get(name)) or as_gradient
 
 
 def as_gradient(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation whose rule is the gradient, or which has no rule and is named in a warning."""
-    name, kind = operation_name(function), kind_of(function)
-    operands = trace.marks.among(args, kwargs)
+    name = operation_name(function)
+    kind, operands = KINDS.get(name), trace.marks.among(args, kwargs)
     marks = [trace.marks[x] for x in operands]
     output = function(*args, **kwargs)
     if name == "__setitem__":

@@ -229,7 +229,7 @@ class Trace(TorchFunctionMode):
         if is_constant or not self.marks.among(args, kwargs):
             output = func(*args, **kwargs)
             return self._of_tokens(output, func, args) if self.tokens else output
-        self.sees_operations |= kind_of(func) not in (None, Kind.STRUCTURE)
+        self.sees_operations = self.sees_operations or kind_of(func) not in (None, Kind.STRUCTURE)
         # A checkpoint would compute what is saved again, without rules.
         with saved_tensors_hooks(_as_is, _as_is) if saved_tensors_are_hooked() else nullcontext():
             return apply_rule(self, func, args, kwargs)

@@ -90,9 +90,10 @@ class Rules:
         return rule
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule:
-        """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
+        """The rule of an operation outside such a module: the one that a nameless module of its kind gets."""
         return self.of_module("", _proxies()[proxy])
 
+    @functools.cached_property
     def of_norm(self) -> Rule:
         """The rule of a BatchNorm with no affine operation beside it: a linear layer's, but never a first layer's."""
         aside = copy.copy(self)
@@ -102,7 +103,7 @@ class Rules:
 
     def of_sum(self) -> Rule:
         """The rule of a sum of two signals."""
-        return self.of_module("", zennit().layer.Sum())
+        return self.of_operation(zennit().layer.Sum)
 
 
 def gives_to_zeros(composite: Any) -> bool:
@@ -124,10 +125,10 @@ def _meets(kinds: Any, others: tuple[type, ...]) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _proxies() -> dict[type[nn.Module], nn.Module]:
-    """A nameless module of each kind of affine operation; made ahead, since a model under vmap allows no new one."""
+    """A nameless module of each kind of operation; made ahead, since a model under vmap allows no new one."""
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     proxies: dict[type[nn.Module], nn.Module] = {kind: kind(1, 1, 1, device="meta") for kind in convolutions}
-    return {nn.Linear: nn.Linear(1, 1, device="meta"), **proxies}
+    return {nn.Linear: nn.Linear(1, 1, device="meta"), zennit().layer.Sum: zennit().layer.Sum(), **proxies}
 
 
 @functools.lru_cache(maxsize=256)

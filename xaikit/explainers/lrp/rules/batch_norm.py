@@ -42,7 +42,7 @@ def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
     module, norm_rule = trace.running[-1] if trace.running else (None, NO_RULE)
     if isinstance(module, RunningNorm) and norm_rule.hook is not None:  # the composite has a rule for it as a module
         return trace.mark(DIAGONAL.forward(x, scale, shift))
-    mark, norm_rule = trace.marks[x], trace.rules.of_norm()
+    mark, norm_rule = trace.marks[x], trace.rules.of_norm
     if mark.layer is not None and mark.layer.operation.channel_dim % x.ndim == 1:
         y = ruled(trace, folded_after(mark.layer, scale, shift))
         if mark.tap is None:
