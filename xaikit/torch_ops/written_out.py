@@ -28,7 +28,7 @@ def _times(value: Any, factor: Any) -> Any:
 def _sum_with(
     product: Callable[[Tensor, Tensor], Tensor], x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1
 ) -> Tensor:
-    """Beta * x + alpha * product(a, b)."""
+    """The sum beta * x + alpha * product(a, b)."""
     result: Tensor = _times(product(a, b), alpha)
     return result if isinstance(beta, (int, float)) and beta == 0 else _times(x, beta) + result
 

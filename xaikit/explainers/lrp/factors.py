@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaikit.core import torch_private
 from xaikit.explainers.lrp.batched import RelevanceStep
-from xaikit.explainers.lrp.flow import Damped, Flow, Multiplier, damped, nonzero, passed, shared
+from xaikit.explainers.lrp.flow import Damped, Flow, Multiplier, damped, fraction_of, handed_on, nonzero
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # a product of factors may overflow in half of the range
 
@@ -72,17 +72,17 @@ def damped_output(flow: Flow, y: Tensor, damp: Any) -> Tensor:
 
 
 def passed_on(flow: Flow, x: Tensor, y: Tensor, *, identity: bool = False) -> Tensor:
-    """The result y of a function of each entry of x, which gets the relevance: `passed`."""
+    """The result y of a function of each entry of x, which gets the relevance: `handed_on`."""
     if x.shape != y.shape or not joins(flow, x, y):
-        return passed(flow, x, y, identity)
+        return handed_on(flow, x, y, identity)
     before, after = flow.save(x), flow.save(y)
     return scaled(flow, y, (x, lambda: nonzero(after.tensor) / nonzero(before.tensor)))
 
 
 def in_part(flow: Flow, x: Tensor, fraction: float) -> Tensor:
-    """x, to which the given fraction of its relevance is handed on: `shared`."""
+    """x, to which the given fraction of its relevance is handed on: `fraction_of`."""
     if not joins(flow, x):
-        return shared(flow, x, fraction)
+        return fraction_of(flow, x, fraction)
     return scaled(flow, x, (x, lambda: fraction))
 
 

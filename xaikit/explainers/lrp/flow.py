@@ -242,7 +242,7 @@ class Ruled(WholeStep):
 
 
 def ruled_by(rule: Callable[..., Tensor], flow: Flow, x: Tensor, y: Tensor, *parameters: Tensor | None) -> Tensor:
-    """Y of a layer whose input gets its relevance by ``rule(x, y, R / y, *parameters) -> R_in / x``."""
+    """The output y of a layer whose input gets its relevance by ``rule(x, y, R / y, *parameters) -> R_in / x``."""
 
     def way(g: Tensor, x: Tensor, y: Tensor, *parameters: Tensor | None) -> tuple[Tensor]:
         return (rule(x, y, g, *parameters),)
@@ -260,8 +260,8 @@ def branched(flow: Flow, y: Tensor, branch: Tensor) -> Tensor:
     return Step.apply(y, flow, lambda g, _y, _branch: (g, g), y, branch)  # type: ignore[no-any-return]
 
 
-def passed(flow: Flow, x: Tensor, y: Tensor, identity: bool = False) -> Tensor:
-    """Y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
+def handed_on(flow: Flow, x: Tensor, y: Tensor, identity: bool = False) -> Tensor:
+    """The result y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
 
     `identity` says that where y is x, f is the identity around x, too: the factor y / x is 1 and has no derivative.
     """
@@ -278,13 +278,13 @@ def passed(flow: Flow, x: Tensor, y: Tensor, identity: bool = False) -> Tensor:
     return Step.apply(flow.own(y), flow, way, x, y)  # type: ignore[no-any-return]
 
 
-def shared(flow: Flow, x: Tensor, fraction: float | Tensor) -> Tensor:
+def fraction_of(flow: Flow, x: Tensor, fraction: float | Tensor) -> Tensor:
     """x, to which the given fraction of the relevance is handed on."""
     return Step.apply(x, flow, lambda g, _x: (g * fraction,), x)  # type: ignore[no-any-return]
 
 
 def damped(flow: Flow, y: Tensor, damp: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
+    """The output y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
 
     This is zennit's Epsilon and Norm: R_in = x * (dy/dx)^T (R_out / (y + epsilon * sign(y))).
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xaikit.core.torch_private import batch_of, version_of
 from xaikit.explainers.lrp.factors import passed_on
-from xaikit.explainers.lrp.flow import damped, per_unit, relevance_of, shared, stopped
+from xaikit.explainers.lrp.flow import damped, fraction_of, per_unit, relevance_of, stopped
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.operations import as_gradient
 from xaikit.explainers.lrp.registry import rule
@@ -69,7 +69,7 @@ def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: An
     degree = degree_of(operation_name(function), x, *args, **kwargs)
     if degree is None:
         return as_gradient(trace, function, x, *args, **kwargs)
-    return trace.mark(shared(trace.flow, function(x, *args, **kwargs).clone(), 1 / degree))
+    return trace.mark(fraction_of(trace.flow, function(x, *args, **kwargs).clone(), 1 / degree))
 
 
 @rule(Kind.SOFT_SELECTION)
@@ -88,4 +88,4 @@ def moments(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -
     """A spread, of degree 1 or 2, and a mean, which is linear."""
     spread, mean = function(x, *args, **kwargs)
     degree = 2 if operation_name(function) == "var_mean" else 1
-    return trace.mark(shared(trace.flow, spread.clone(), 1 / degree)), trace.mark(mean)
+    return trace.mark(fraction_of(trace.flow, spread.clone(), 1 / degree)), trace.mark(mean)
