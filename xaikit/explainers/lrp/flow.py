@@ -96,8 +96,8 @@ class Damped:
 
     def factor(self, y: Tensor) -> Tensor:
         """|y| / (|y| + epsilon), by which g is multiplied."""
-        size = y.abs()
-        return nonzero(size) / (size + self.epsilon)
+        size = nonzero(y.abs())
+        return size / (size + self.epsilon) if torch.is_grad_enabled() else size.div_(size + self.epsilon)
 
     def __call__(self, g: Tensor, y: Tensor) -> Tensor:
         """The stand-in for g."""
