@@ -178,6 +178,23 @@ class LossGradients:
             rows = [torch.autograd.grad(dot(gradient, d), factors, retain_graph=True)[0] for d in directions]
         return torch.stack(rows)
 
+    def products_and_curvature(
+        self, batch: Batch, directions: Sequence[WeightDirection]
+    ) -> tuple[Tensor, list[WeightDirection]]:
+        """The `products` of each sample's gradient with some directions, and `hessian_product` for each of these.
+
+        Args:
+            batch: some samples.
+            directions: each with one tensor for each of the weights.
+        """
+        with torch.enable_grad():
+            losses = self.losses(self.outputs(batch), batch.labels)
+            factors = torch.ones_like(losses).requires_grad_()
+            gradient = self._gradient(losses, factors, create_graph=True)
+            options: dict[str, Any] = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+            rows = [torch.autograd.grad(dot(gradient, d), (factors, *self.weights), **options) for d in directions]
+        return torch.stack([row[0] for row in rows]), [row[1:] for row in rows]
+
     def curvature_product(self, batch: Batch, direction: WeightDirection) -> WeightDirection:
         """The Gauss-Newton matrix of the batch's summed loss times a direction: J' H J d.
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.model_copy import trainable_copy
 from xaikit.core.params import Float
-from xaikit.files.weights import read_weights
+from xaikit.influence.checkpoints import load_weights
 from xaikit.influence.loss_gradients import LossGradients, SampleLoss
 from xaikit.influence.result import Influences, names_of
 
@@ -87,11 +87,6 @@ def _as_it_was(model: nn.Module, checkpoint: Any) -> tuple[nn.Module, float]:
     if not isinstance(checkpoint, (tuple, list)) or len(checkpoint) != 2:
         raise InvalidTypeError(f"a checkpoint is (weights, learning rate), got {type(checkpoint).__name__}")
     weights, rate = checkpoint
-    if isinstance(weights, (str, Path)):
-        weights = read_weights(Path(weights))
     then = trainable_copy(model)
-    try:
-        then.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise InvalidInputError(f"a checkpoint does not fit the model: {str(error).splitlines()[-1].strip()}") from None
+    load_weights(then, weights, "weights of a checkpoint")
     return then, Float().check(rate, "the learning rate of a checkpoint")

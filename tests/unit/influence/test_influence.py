@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
-from xaikit.influence import Influences, gradient_similarity, influence_function, tracin
+from xaikit.influence import Influences, gradient_similarity, influence_function, sgd_influence, tracin
 from xaikit.influence.influence_function import conjugate_gradients
 from xaikit.influence.loss_gradients import LossGradients
 
@@ -194,7 +194,7 @@ def test_what_cannot_be_is_refused():
         tracin(model, TRAIN, TEST, checkpoints=[], progress=False)
     with pytest.raises(InvalidTypeError, match="a checkpoint is"):
         tracin(model, TRAIN, TEST, checkpoints=[model.state_dict()], progress=False)
-    with pytest.raises(InvalidInputError, match="does not fit the model"):
+    with pytest.raises(InvalidInputError, match="do not fit the model"):
         tracin(model, TRAIN, TEST, checkpoints=[({"a": TRAIN[0]}, 0.1)], progress=False)
     with pytest.raises(InvalidInputError, match="one number for each sample"):
         tracin(model, TRAIN, TEST, loss=lambda outputs, labels: outputs.sum(), progress=False)
@@ -381,3 +381,78 @@ def test_weights_at_no_minimum_are_told():
         found = influence_function(two_layers(), TRAIN, TEST, progress=False)
     options = {"curvature": "gauss_newton", "damping": 0.01, "progress": False}
     assert torch.equal(found.values, influence_function(two_layers(), TRAIN, TEST, **options).values)
+
+
+def trained_by_sgd(weights, epochs, momentum, weight_decay, keep=None, batch=20, rate=0.1):
+    """A net after SGD on weighted losses in batches, each step kept as `sgd_influence` takes it."""
+    model = two_layers()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum, weight_decay=weight_decay)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for rows in torch.randperm(N, generator=generator).split(batch):
+            if keep is not None:
+                keep.append(({k: v.clone() for k, v in model.state_dict().items()}, rate, rows))
+            optimizer.zero_grad()
+            losses = F.cross_entropy(model(TRAIN[0][rows]), TRAIN[1][rows], reduction="none")
+            (weights[rows] * losses).mean().backward()
+            optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0, 0), (0.9, 0.02)])
+@pytest.mark.parametrize("batch_size", [7, 128])
+def test_sgd_influence_is_the_derivative_of_the_training_by_a_samples_weight(momentum, weight_decay, batch_size):
+    settings, steps = {"momentum": momentum, "weight_decay": weight_decay}, []
+    model = trained_by_sgd(torch.ones(N), 4, **settings, keep=steps)
+    options = {"batch_size": batch_size, "progress": False}
+    values = sgd_influence(model, TRAIN, TEST, steps=steps, **settings, **options).values
+    for sample in (0, 17, 59):
+        change = 1e-4 * (torch.arange(N) == sample).double()
+        less, more = (losses_of_tests(trained_by_sgd(weights, 4, **settings)) for weights in (1 - change, 1 + change))
+        torch.testing.assert_close(values[:, sample], (less - more) / 2e-4, rtol=1e-5, atol=1e-9)
+
+
+def test_sgd_influence_is_what_the_training_without_the_sample_does():
+    steps: list = []
+    settings = {"epochs": 20, "momentum": 0.9, "weight_decay": 0, "rate": 0.05}
+    model = trained_by_sgd(torch.ones(N), **settings, keep=steps)
+    truth = torch.stack(
+        [losses_of_tests(trained_by_sgd((torch.arange(N) != i).double(), **settings)) for i in range(N)], 1
+    )
+    truth -= losses_of_tests(model)[:, None]
+    values = sgd_influence(model, TRAIN, TEST, steps=steps, momentum=0.9, progress=False).values
+    checkpoints = [(weights, rate / 20) for weights, rate, _ in steps]
+    by_tracin = tracin(model, TRAIN, TEST, checkpoints=checkpoints, progress=False).values
+    for expected, value, traced in zip(truth, values, by_tracin, strict=True):
+        assert spearmanr(expected, value).statistic > 0.9
+        assert spearmanr(expected, traced).statistic < 0.9
+    assert (values - truth).abs().mean() < 0.35 * truth.abs().mean()
+
+
+def test_a_record_that_does_not_fit_is_told(tmp_path):
+    steps, options = [], {"progress": False}
+    model = trained_by_sgd(torch.ones(N), 2, 0, 0, keep=steps)
+    expected = sgd_influence(model, TRAIN, TEST, steps=steps, **options)
+    torch.save(steps[0][0], tmp_path / "0.pt")
+    of_file = [(tmp_path / "0.pt", np.float32(0.1), steps[0][2].tolist()), *steps[1:]]
+    assert torch.allclose(sgd_influence(model, TRAIN, TEST, steps=iter(of_file), **options).values, expected.values)
+    for record, settings in ((steps, {"momentum": 0.9}), (steps[:-1], {}), ([(w, 0.2, r) for w, _, r in steps], {})):
+        with pytest.warns(UserWarning, match="does not lead to the model's weights"):
+            sgd_influence(model, TRAIN, TEST, steps=record, **settings, **options)
+    longer = (torch.cat([TRAIN[0], TEST[0]]), torch.cat([TRAIN[1], TEST[1]]))
+    with pytest.warns(UserWarning, match="3 of 63 training samples stand in no step, so their influence is 0"):
+        assert not sgd_influence(model, longer, TEST, steps=steps, **options).values[:, N:].any()
+    weights = steps[0][0]
+    for record, sentence in (
+        ([], "at least one"),
+        ([weights], "a step is .weights before it"),
+        ([(weights, 0.1)], "got tuple of 2"),
+        ([(weights, 0.1, [N])], "step 0 names training sample 60, and train has samples 0 to 59"),
+        ([(weights, 0.1, [])], "one or more"),
+        ([(weights, 0.1, [0.5])], "whole numbers"),
+        ([({"a": TRAIN[0]}, 0.1, None)], "weights of a step do not fit"),
+    ):
+        with pytest.raises((InvalidInputError, InvalidTypeError), match=sentence):
+            sgd_influence(model, TRAIN, TEST, steps=record, **options)
+    with pytest.raises(InvalidInputError, match="momentum must be"):
+        sgd_influence(model, TRAIN, TEST, steps=steps, momentum=1, **options)
