@@ -144,8 +144,8 @@ def _read_step(step: Any, number: int, count: int) -> RecordedStep:
             + (f" of {len(step)}" if isinstance(step, (tuple, list)) else "")
         )
     weights, rate, rows = step
-    rows = torch.arange(count, device="cpu") if rows is None else to_tensor(list(rows) if isinstance(rows, range) else rows, "steps")
-    rows = rows.cpu().flatten()
+    rows = range(count) if rows is None else rows
+    rows = to_tensor(list(rows) if isinstance(rows, range) else rows, "steps").cpu().flatten()
     if rows.dtype.is_floating_point or rows.dtype == torch.bool or not len(rows):
         raise InvalidTypeError(f"the samples of step {number} must be whole numbers, one or more, got {step[2]!r}")
     strange = rows[(rows < 0) | (rows >= count)]
@@ -168,7 +168,11 @@ def _taken(batches: Sequence[Batch], rows: Tensor) -> Iterator[tuple[Tensor, Bat
 
 
 def _leads_to_the_model(
-    gradients: LossGradients, record: Sequence[RecordedStep], batches: Sequence[Batch], momentum: float, weight_decay: float
+    gradients: LossGradients,
+    record: Sequence[RecordedStep],
+    batches: Sequence[Batch],
+    momentum: float,
+    weight_decay: float,
 ) -> bool:
     def weights_at(step: RecordedStep) -> WeightDirection:
         load_weights(gradients.model, step.weights, "weights of a step")
