@@ -362,8 +362,8 @@ class Summary:
         if isinstance(sample, str):
             names = [row["name"] for row in self._run.rows()]
             if sample not in names:
-                known = near_names(sample, names) if any(names) else "; they have none, so give an index"
-                raise UnknownNameError(f"no sample is called {sample!r}{known}")
+                remedy = near_names(sample, names) if any(names) else "; they have none, so give an index"
+                raise UnknownNameError(f"no sample is called {sample!r}{remedy}")
             return names.index(sample)
         indices = self._run.indices
         if isinstance(sample, bool) or sample not in indices:
