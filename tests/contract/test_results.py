@@ -98,7 +98,15 @@ def concept_atlas():
     return xaikit.shortcuts.concept_atlas(xaikit.LRPEpsilonPlus(net), data, layer="0", progress=False)
 
 
+def found_concepts():
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(36, 2))
+    data = torch.rand(8, 1, 4, 4, generator=GENERATOR), 0
+    torch.nn.init.uniform_(net[0].weight)
+    return xaikit.shortcuts.find_concepts(net, data, layer="1", n_concepts=2, progress=False)
+
+
 EXAMPLES = {
+    "FoundConcepts": found_concepts,
     "ConceptAtlas": concept_atlas,
     "Interactions": lambda: shapley_interactions(xaikit.explainers.ExactShapley(NET), X[:2], 1),
     "ConceptScores": concept_scores,

@@ -1,13 +1,16 @@
-"""Figures of the scores of concepts, and of a concept atlas."""
+"""Figures of the scores of concepts, of a concept atlas, and of concepts that were found."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
+from torch import Tensor
 
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.percentages import percent
 from xaikit.report.figures import BARS, INTERVAL, show_image
 from xaikit.report.plain_text import PlainFigure
@@ -15,6 +18,7 @@ from xaikit.report.plain_text import PlainFigure
 if TYPE_CHECKING:
     from xaikit.shortcuts.concept_atlas import ConceptAtlas
     from xaikit.shortcuts.concept_scores import ConceptScores
+    from xaikit.shortcuts.found_concepts import FoundConcepts
 
 CELL = 0.85  # inches of a crop
 SMOOTHED = 8  # parts of a crop's side, over each of which relevance is averaged
@@ -73,20 +77,43 @@ def concept_atlas_figure(atlas: ConceptAtlas) -> Figure:
     Args:
         atlas: what to draw.
     """
-    down, across = atlas.samples.shape
+    titles = [
+        [f"{sample}{f', class {label}' if label >= 0 else ''}" for sample, label in zip(*line, strict=True)]
+        for line in zip(atlas.samples.tolist(), atlas.classes.tolist(), strict=True)
+    ]
+    labels = [f"channel {c}\n{percent(share)}" for c, share in zip(atlas.channels, atlas.shares, strict=True)]
+    return _crops(atlas.pictures, atlas.maps, titles, labels)
+
+
+def found_concepts_figure(found: FoundConcepts) -> Figure:
+    """A line of crops for each concept; where it is weak they are under a grey veil. Beside it the drop of the score.
+
+    Args:
+        found: what to draw.
+
+    Raises:
+        InvalidInputError: where there are no pictures.
+    """
+    if found.pictures is None or found.maps is None:
+        raise InvalidInputError(
+            f"the samples or the outputs of layer {found.layer!r} are no pictures; to_pandas() lists the samples"
+        )
+    labels = [f"concept {k}\n{drop:+.2g}" for k, drop in enumerate(found.drops.tolist())]
+    return _crops(found.pictures, found.maps, [list(map(str, line)) for line in found.samples.tolist()], labels)
+
+
+def _crops(pictures: Tensor, maps: Tensor, titles: Sequence[Sequence[str]], labels: Sequence[str]) -> Figure:
+    """Lines of crops (K, n, C, side, side), under a veil where their maps (K, n, side, side) are low."""
+    down, across = pictures.shape[:2]
     figure = PlainFigure(figsize=(across * CELL + 1.1, down * (CELL + 0.12) + 0.2), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     for k, line in enumerate(grid):
         for i, axes in enumerate(line):
-            show_image(axes, atlas.pictures[k, i].numpy())
-            heat = atlas.maps[k, i].numpy()
+            show_image(axes, pictures[k, i].numpy())
+            heat = maps[k, i].numpy()
             smooth = uniform_filter(np.clip(heat, 0, None), max(1, heat.shape[0] // SMOOTHED), mode="nearest")
             visible = np.clip(smooth / (CLEAR * float(smooth.max()) or 1.0), 0, 1)
             axes.imshow(np.full_like(heat, 0.5), cmap="gray", vmin=0, vmax=1, alpha=VEIL * (1 - visible))
-            number = int(atlas.classes[k, i])
-            of_class = f", class {number}" if number >= 0 else ""
-            axes.set_title(f"{int(atlas.samples[k, i])}{of_class}", fontsize=6, pad=2)
-        line[0].set_ylabel(
-            f"channel {atlas.channels[k]}\n{percent(atlas.shares[k])}", fontsize=7, rotation=0, ha="right", va="center"
-        )
+            axes.set_title(titles[k][i], fontsize=6, pad=2)
+        line[0].set_ylabel(labels[k], fontsize=7, rotation=0, ha="right", va="center")
     return figure

@@ -3,6 +3,7 @@
 from xaikit.shortcuts.concept_atlas import ConceptAtlas, concept_atlas
 from xaikit.shortcuts.concept_scores import ConceptScore, ConceptScores
 from xaikit.shortcuts.effects import Effect, Scan
+from xaikit.shortcuts.found_concepts import FoundConcepts, find_concepts
 from xaikit.shortcuts.masks import load_masks, make_masks
 from xaikit.shortcuts.overlap import Overlap, mask_overlap
 from xaikit.shortcuts.scan import scan
@@ -11,6 +12,8 @@ from xaikit.shortcuts.tcav import tcav
 
 __all__ = [
     "tcav",
+    "find_concepts",
+    "FoundConcepts",
     "concept_atlas",
     "ConceptAtlas",
     "ConceptScore",
