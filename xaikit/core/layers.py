@@ -48,8 +48,12 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
 
     Raises:
         UnknownNameError: when the model has no such layer; near names are given.
+        InvalidTypeError: for what is neither, such as a number.
     """
     names = {name: module for name, module in model.named_modules() if name}
+    if not isinstance(layer, (str, nn.Module)):
+        hint = f", such as {str(layer)!r}" if str(layer) in names else f", {layers_to_name(model)}"
+        raise InvalidTypeError(f"a layer must be given by its name or as a module{hint}, got {layer!r}")
     if isinstance(layer, str):
         if layer not in names:
             raise UnknownNameError(f"the model has no layer {layer!r}{near_names(layer, names)}")

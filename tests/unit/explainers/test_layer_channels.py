@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.layers import find_point
 from xaikit.explainers import AttnLRP
 from xaikit.explainers.layer_channels import layer_channel_axis
@@ -135,3 +135,11 @@ def test_a_layer_stands_once_in_a_condition():
     model = ViT().eval()
     with pytest.raises(InvalidInputError, match="layer 'patch' stands twice in a condition"):
         conditional_relevance(AttnLRP(model), IMAGES[:2], 1, conditions={"patch": 1, model.patch: 2})
+
+
+@pytest.mark.parametrize(("layer", "said"), [(0, "such as '0', got 0"), (None, "got None")])
+def test_a_number_is_no_name_of_a_layer(layer, said):
+    """A layer of a Sequential is called "0", and 0 once ended in a TypeError of Python."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    with pytest.raises(InvalidTypeError, match=f"a layer must be given by its name or as a module.*{said}"):
+        conditional_relevance(AttnLRP(model), torch.rand(2, 4), 0, conditions={layer: [1]})
