@@ -106,7 +106,7 @@ class ZennitLRP(Explainer):
 
         def forward(inputs: Tensors, samples: Tensor | None) -> Any:
             names = modules_of(call.model) if canonizers else call.modules  # canonizers may have put modules in
-            returned = pick_head(trace.watched(names, call.forward)(inputs, samples), call.head)
+            returned = pick_head(trace.run(names, call.forward, inputs, samples), call.head)
             if call.on_output is not None:
                 call.on_output(with_rows(returned, call.n))
             output = tree_map_only(Tensor, trace.explained, returned)

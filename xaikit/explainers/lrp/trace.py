@@ -30,7 +30,7 @@ from xaikit.explainers.lrp.factors import damped_output, passed_on
 from xaikit.explainers.lrp.flow import Flow, read_at, ruled_by
 from xaikit.explainers.lrp.graph import depends, is_activation, is_behind_layers, operations_before
 from xaikit.explainers.lrp.ledger import Ledger
-from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
+from xaikit.explainers.lrp.marks import Mark, Marks
 from xaikit.explainers.lrp.operations import apply_rule, refuse_derivatives
 from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, NO_RULE, Rule, Rules, refuse_registered, whole_module
 from xaikit.torch_ops import described, kind_of, writes
@@ -49,6 +49,7 @@ class Trace(TorchFunctionMode):
         self.ledger = ledger  # where to book the relevance of every operation
         self.variables = variables  # inputs by which the relevance will be differentiated
         self.marks = Marks()
+        self.mark = self.marks.set
         self.running: list[tuple[nn.Module, Rule]] = []
         self.names: dict[nn.Module, str] = {}
         self.unknown: dict[str, str] = {}
@@ -58,20 +59,18 @@ class Trace(TorchFunctionMode):
         self.leaves: list[Tensor] = []  # where that of explained layers is read off
         self.tokens: Any = WeakIdKeyDictionary()  # integers that depend on the explained input
 
-    def watched(self, names: dict[nn.Module, str], forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(
+        self, names: dict[nn.Module, str], forward: Callable[..., Any], inputs: Sequence[Tensor], samples: Any
+    ) -> Any:
         """A model's `forward(inputs, samples)`, with rules; `names` are those of its modules."""
-
-        def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
-            traced = self._traced_inputs(inputs)
-            self.names = names
-            with frozen_norms(names), self._modules(names), self:
-                output = forward(traced, samples)
-            self._find_hidden(output)
-            self.flow.chains.clear()
-            self._report()
-            return output
-
-        return run
+        traced = self._traced_inputs(inputs)
+        self.names = names
+        with frozen_norms(names), self._modules(names), self:
+            output = forward(traced, samples)
+        self._find_hidden(output)
+        self.flow.chains.clear()
+        self._report()
+        return output
 
     def _traced_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The model's inputs, from where on the trace follows what depends on them.
@@ -231,7 +230,7 @@ class Trace(TorchFunctionMode):
             return self._of_tokens(output, func, args) if self.tokens else output
         self.sees_operations = self.sees_operations or kind_of(func) not in (None, Kind.STRUCTURE)
         # A checkpoint would compute what is saved again, without rules.
-        with saved_tensors_hooks(_as_is, _as_is) if saved_tensors_are_hooked() else nullcontext():
+        with saved_tensors_hooks(lambda x: x, lambda x: x) if saved_tensors_are_hooked() else nullcontext():
             return apply_rule(self, func, args, kwargs)
 
     def _written_out_to(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -255,10 +254,6 @@ class Trace(TorchFunctionMode):
             return self._source(output if output.requires_grad else output.requires_grad_())
         return output
 
-    def mark(self, output: Any, mark: Mark = PLAIN) -> Any:
-        """Note that a result depends on the explained input."""
-        return self.marks.set(output, mark)
-
 
 def saved_tensors_are_hooked() -> bool:
     """Whether something (`torch.utils.checkpoint`) takes the tensors that operations save for their backward pass."""
@@ -268,10 +263,6 @@ def saved_tensors_are_hooked() -> bool:
             return False
     except RuntimeError:
         return True
-
-
-def _as_is(x: Tensor) -> Tensor:
-    return x
 
 
 def _has_gradient(x: Tensor) -> bool:

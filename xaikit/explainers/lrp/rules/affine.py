@@ -31,11 +31,11 @@ def ruled(trace: Trace, layer: Affine) -> Tensor:
 
 def with_rule(trace: Trace, layer: Affine) -> Tensor:
     """The layer's output with its rule."""
-    y, rule = layer.y, layer.rule
+    y, rule, operation = layer.y, layer.rule, layer.operation  # the step must not hold the layer, which holds x and y
     fixed = trace.marks[layer.x].fixed  # no derivative by x is needed, only by the weights
 
     def formula(x: Tensor, *others: Any) -> Tensor:
-        return rule.formula(rule.hook, layer.operation, x.detach() if fixed else x, *others)
+        return rule.formula(rule.hook, operation, x.detach() if fixed else x, *others)
 
     if rule.damp is not None:
         y = damped_output(trace.flow, y, rule.damp)
