@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaikit.core import torch_private
 from xaikit.explainers.lrp.batched import RelevanceStep
-from xaikit.explainers.lrp.flow import Damped, Flow, Multiplier, damped, fraction_of, handed_on, nonzero
+from xaikit.explainers.lrp.flow import Damped, Flow, Multiplier, nonzero
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # a product of factors may overflow in half of the range
 
@@ -64,25 +64,25 @@ def scaled(flow: Flow, y: Tensor, *ways: tuple[Tensor, Multiplier]) -> Tensor:
 
 
 def damped_output(flow: Flow, y: Tensor, damp: Any) -> Tensor:
-    """The output y of a linear operation, of which `damp` stabilises the denominator: `damped`."""
+    """The output y of a linear operation, of which `damp` stabilises the denominator: `Flow.damped`."""
     if not isinstance(damp, Damped) or not joins(flow, y):
-        return damped(flow, y, damp)
+        return flow.damped(y, damp)
     saved = flow.save(y)
     return scaled(flow, y, (y, lambda: damp.factor(saved.tensor)))
 
 
 def passed_on(flow: Flow, x: Tensor, y: Tensor, *, identity: bool = False) -> Tensor:
-    """The result y of a function of each entry of x, which gets the relevance: `handed_on`."""
+    """The result y of a function of each entry of x, which gets the relevance: `Flow.handed_on`."""
     if x.shape != y.shape or not joins(flow, x, y):
-        return handed_on(flow, x, y, identity)
+        return flow.handed_on(x, y, identity)
     before, after = flow.save(x), flow.save(y)
     return scaled(flow, y, (x, lambda: nonzero(after.tensor) / nonzero(before.tensor)))
 
 
 def in_part(flow: Flow, x: Tensor, fraction: float) -> Tensor:
-    """x, to which the given fraction of its relevance is handed on: `fraction_of`."""
+    """x, to which the given fraction of its relevance is handed on: `Flow.fraction_of`."""
     if not joins(flow, x):
-        return fraction_of(flow, x, fraction)
+        return flow.fraction_of(x, fraction)
     return scaled(flow, x, (x, lambda: fraction))
 
 

@@ -190,6 +190,51 @@ class Flow:
             for saved in places:
                 del saved.tensor
 
+    def stopped(self, value: Any) -> Any:
+        """A value that is a constant for the relevance, where it is a tensor."""
+        return Stop.apply(value, self, lambda _g: ()) if isinstance(value, Tensor) else value
+
+    def ruled_by(self, rule: Callable[..., Tensor], x: Tensor, y: Tensor, *parameters: Tensor | None) -> Tensor:
+        """The output y of a layer whose input gets its relevance by ``rule(x, y, R / y, *parameters) -> R_in / x``."""
+        way = lambda g, x, y, *parameters: (rule(x, y, g, *parameters),)  # noqa: E731
+        return Ruled.apply(y, self, way, x, y, *parameters)  # type: ignore[no-any-return]
+
+    def read_at(self, y: Tensor, leaf: Tensor) -> Tensor:
+        """y, whose relevance arrives at a leaf tensor, where it is read."""
+        return Step.apply(y, self, lambda g, _leaf: (g,), leaf)  # type: ignore[no-any-return]
+
+    def branched(self, y: Tensor, branch: Tensor) -> Tensor:
+        """y, whose relevance goes the way of y and of a branch, each in full."""
+        return Step.apply(y, self, lambda g, _y, _branch: (g, g), y, branch)  # type: ignore[no-any-return]
+
+    def handed_on(self, x: Tensor, y: Tensor, identity: bool = False) -> Tensor:
+        """The result y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
+
+        `identity` says that where y is x, f is the identity around x, too: the factor y / x is 1 and has no derivative.
+        """
+
+        def way(g: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor]:
+            if x.dtype == torch.float16 or x.is_complex() or y.is_complex():  # in half of the range y / x may overflow
+                return (per_unit(relevance_of(g, y), x),)
+            # Exactly 1 where y is x, so that branches with opposite g, however large, cancel: x - relu(x).
+            factor = nonzero(y) / nonzero(x)
+            if identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
+                factor = factor.where(y != x, 1)
+            return (g * factor,)
+
+        return Step.apply(self.own(y), self, way, x, y)  # type: ignore[no-any-return]
+
+    def fraction_of(self, x: Tensor, fraction: float | Tensor) -> Tensor:
+        """x, to which the given fraction of the relevance is handed on."""
+        return Step.apply(x, self, lambda g, _x: (g * fraction,), x)  # type: ignore[no-any-return]
+
+    def damped(self, y: Tensor, damp: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The output y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g on the way back.
+
+        This is zennit's Epsilon and Norm: R_in = x * (dy/dx)^T (R_out / (y + epsilon * sign(y))).
+        """
+        return Step.apply(y, self, lambda g, y: (damp(g, y),), y)  # type: ignore[no-any-return]
+
 
 def _memory(x: Tensor) -> int:
     return dense_parts(torch_private.batch_of(x))[0].untyped_storage().data_ptr()
@@ -226,11 +271,6 @@ class Stop(Step):
     """No relevance reaches y: a frozen scale, an attention weight."""
 
 
-def stopped(flow: Flow, value: Any) -> Any:
-    """A value that is a constant for the relevance, where it is a tensor."""
-    return Stop.apply(value, flow, lambda _g: ()) if isinstance(value, Tensor) else value
-
-
 class WholeStep(Step):
     """A step whose way looks at more than one entry."""
 
@@ -239,53 +279,3 @@ class WholeStep(Step):
 
 class Ruled(WholeStep):
     """y of a layer with a rule of its own."""
-
-
-def ruled_by(rule: Callable[..., Tensor], flow: Flow, x: Tensor, y: Tensor, *parameters: Tensor | None) -> Tensor:
-    """The output y of a layer whose input gets its relevance by ``rule(x, y, R / y, *parameters) -> R_in / x``."""
-
-    def way(g: Tensor, x: Tensor, y: Tensor, *parameters: Tensor | None) -> tuple[Tensor]:
-        return (rule(x, y, g, *parameters),)
-
-    return Ruled.apply(y, flow, way, x, y, *parameters)  # type: ignore[no-any-return]
-
-
-def read_at(flow: Flow, y: Tensor, leaf: Tensor) -> Tensor:
-    """y, whose relevance arrives at a leaf tensor, where it is read."""
-    return Step.apply(y, flow, lambda g, _leaf: (g,), leaf)  # type: ignore[no-any-return]
-
-
-def branched(flow: Flow, y: Tensor, branch: Tensor) -> Tensor:
-    """y, whose relevance goes the way of y and of a branch, each in full."""
-    return Step.apply(y, flow, lambda g, _y, _branch: (g, g), y, branch)  # type: ignore[no-any-return]
-
-
-def handed_on(flow: Flow, x: Tensor, y: Tensor, identity: bool = False) -> Tensor:
-    """The result y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
-
-    `identity` says that where y is x, f is the identity around x, too: the factor y / x is 1 and has no derivative.
-    """
-
-    def way(g: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor]:
-        if x.dtype == torch.float16 or x.is_complex() or y.is_complex():  # in half of the range y / x may overflow
-            return (per_unit(relevance_of(g, y), x),)
-        # Exactly 1 where y is x, so that branches with opposite g, however large, cancel: x - relu(x).
-        factor = nonzero(y) / nonzero(x)
-        if identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
-            factor = factor.where(y != x, 1)
-        return (g * factor,)
-
-    return Step.apply(flow.own(y), flow, way, x, y)  # type: ignore[no-any-return]
-
-
-def fraction_of(flow: Flow, x: Tensor, fraction: float | Tensor) -> Tensor:
-    """x, to which the given fraction of the relevance is handed on."""
-    return Step.apply(x, flow, lambda g, _x: (g * fraction,), x)  # type: ignore[no-any-return]
-
-
-def damped(flow: Flow, y: Tensor, damp: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The output y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
-
-    This is zennit's Epsilon and Norm: R_in = x * (dy/dx)^T (R_out / (y + epsilon * sign(y))).
-    """
-    return Step.apply(y, flow, lambda g, y: (damp(g, y),), y)  # type: ignore[no-any-return]

@@ -27,7 +27,7 @@ from xaikit.core.frozen_norms import frozen_norms
 from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the table of rules)
 from xaikit.explainers.lrp.factors import damped_output, passed_on
-from xaikit.explainers.lrp.flow import Flow, read_at, ruled_by
+from xaikit.explainers.lrp.flow import Flow
 from xaikit.explainers.lrp.graph import depends, is_activation, is_behind_layers, operations_before
 from xaikit.explainers.lrp.ledger import Ledger
 from xaikit.explainers.lrp.marks import Mark, Marks
@@ -94,7 +94,7 @@ class Trace(TorchFunctionMode):
             fed = bool(self.leaves) and y.requires_grad and depends(y, self.leaves)
             self.ledger.layer(y, leaf, fed=fed)
         self.leaves.append(leaf)
-        tap = read_at(self.flow, y, leaf)
+        tap = self.flow.read_at(y, leaf)
         return self.mark(Tap.apply(y, leaf), dataclasses.replace(self.marks[y], tap=tap))
 
     def explained(self, output: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class Trace(TorchFunctionMode):
                 f"the rule {type(rule.hook).__name__} needs a module that takes a tensor first; "
                 f"{type(module).__name__} does not"
             )
-        return self.mark(ruled_by(partial(whole_module, rule.hook, module), self.flow, args[0], output.clone()))
+        return self.mark(self.flow.ruled_by(partial(whole_module, rule.hook, module), args[0], output.clone()))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation; where it touches the explained input, with its rule."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from xaikit.core import torch_private
 from xaikit.core.convolutions import DTYPES, Form, InputGradient, by_fast_kernels, few_channels
 from xaikit.explainers.lrp.factors import damped_output
-from xaikit.explainers.lrp.flow import branched, ruled_by
 from xaikit.explainers.lrp.layers import Affine, Operation, folded_before
 from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.operations import written_out
@@ -40,8 +39,8 @@ def with_rule(trace: Trace, layer: Affine) -> Tensor:
     if rule.damp is not None:
         y = damped_output(trace.flow, y, rule.damp)
     elif rule.formula is not None:
-        y = ruled_by(formula, trace.flow, layer.x, y, layer.weight, layer.scale, layer.bias)
-    return y if layer.side is None else branched(trace.flow, y, with_rule(trace, layer.side))
+        y = trace.flow.ruled_by(formula, layer.x, y, layer.weight, layer.scale, layer.bias)
+    return y if layer.side is None else trace.flow.branched(y, with_rule(trace, layer.side))
 
 
 def _layer(

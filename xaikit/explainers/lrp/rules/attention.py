@@ -9,7 +9,6 @@ from torch import Tensor
 
 from xaikit.core.torch_private import is_batched
 from xaikit.explainers.lrp.factors import in_part
-from xaikit.explainers.lrp.flow import stopped
 from xaikit.explainers.lrp.operations import written_out
 from xaikit.explainers.lrp.registry import USER_RULES, rule
 from xaikit.torch_ops import by_name
@@ -33,7 +32,7 @@ def attention(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     if trace.attn:
         q, k, v = (in_part(trace.flow, x, share) for x, share in ((q, 0.25), (k, 0.25), (v, 0.5)))
     else:
-        q, k = (stopped(trace.flow, x) for x in (q, k))
+        q, k = (trace.flow.stopped(x) for x in (q, k))
     return trace.mark(function(**{**a, "query": q, "key": k, "value": v}))
 
 

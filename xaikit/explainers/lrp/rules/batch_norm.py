@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from xaikit.core.torch_private import RunningNorm
-from xaikit.explainers.lrp.flow import branched
 from xaikit.explainers.lrp.layers import DIAGONAL, Affine, StandaloneBatchNorm, folded_after
 from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.registry import rule
@@ -48,7 +47,7 @@ def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
         if mark.tap is None:
             return y
         side = with_rule(trace, _alone(mark.tap, scale, shift, norm_rule))
-        return trace.mark(branched(trace.flow, y, side), trace.marks[y])
+        return trace.mark(trace.flow.branched(y, side), trace.marks[y])
     layer = _alone(x, scale, shift, norm_rule)
     return trace.mark(with_rule(trace, layer), Mark(norm=StandaloneBatchNorm(x, layer.y, scale, shift)))
 

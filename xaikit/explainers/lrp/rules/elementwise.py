@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xaikit.core.torch_private import batch_of, version_of
 from xaikit.explainers.lrp.factors import passed_on
-from xaikit.explainers.lrp.flow import damped, fraction_of, per_unit, relevance_of, stopped
+from xaikit.explainers.lrp.flow import per_unit, relevance_of
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.operations import as_gradient
 from xaikit.explainers.lrp.registry import rule
@@ -59,7 +59,7 @@ def softmax(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -
 def power(trace: Trace, function: Any, x: Any, exponent: Any, *args: Any, **kwargs: Any) -> Any:
     """R_in = R_out for a positive constant power; a negative one is a frozen scale."""
     if not isinstance(exponent, Tensor) and not isinstance(exponent, complex) and exponent < 0:
-        return function(stopped(trace.flow, x), exponent, *args, **kwargs)
+        return function(trace.flow.stopped(x), exponent, *args, **kwargs)
     return passed(trace, function, (x, exponent, *args), kwargs)
 
 
@@ -69,7 +69,7 @@ def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: An
     degree = degree_of(operation_name(function), x, *args, **kwargs)
     if degree is None:
         return as_gradient(trace, function, x, *args, **kwargs)
-    return trace.mark(fraction_of(trace.flow, function(x, *args, **kwargs).clone(), 1 / degree))
+    return trace.mark(trace.flow.fraction_of(function(x, *args, **kwargs).clone(), 1 / degree))
 
 
 @rule(Kind.SOFT_SELECTION)
@@ -77,10 +77,10 @@ def soft_maximum(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """R_in = s * R_out, with the softmax s that is its derivative (Kauffmann et al. 2022, arXiv:1906.07633)."""
 
     def in_relevance(value: Any) -> Any:
-        return damped(trace.flow, value, per_unit) if value in trace.marks else value
+        return trace.flow.damped(value, per_unit) if value in trace.marks else value
 
     output = function(*map(in_relevance, args), **kwargs)
-    return trace.mark(damped(trace.flow, output, relevance_of))
+    return trace.mark(trace.flow.damped(output, relevance_of))
 
 
 @rule("var_mean", "std_mean")
@@ -88,4 +88,4 @@ def moments(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -
     """A spread, of degree 1 or 2, and a mean, which is linear."""
     spread, mean = function(x, *args, **kwargs)
     degree = 2 if operation_name(function) == "var_mean" else 1
-    return trace.mark(fraction_of(trace.flow, spread.clone(), 1 / degree)), trace.mark(mean)
+    return trace.mark(trace.flow.fraction_of(spread.clone(), 1 / degree)), trace.mark(mean)

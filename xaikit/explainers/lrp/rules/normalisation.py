@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xaikit.explainers.lrp.flow import stopped
 from xaikit.explainers.lrp.registry import HANDLERS, rule
 from xaikit.torch_ops import by_name, operation_name, with_statistics
 
@@ -19,7 +18,7 @@ def normalised(trace: Trace, x: Tensor, dims: list[int], eps: float, *, centred:
     """(x - mean) / sqrt(var + eps), of which relevance sees x - mean times a constant."""
     centre = x - x.mean(dims, keepdim=True) if centred else x
     scale = (centre.square().mean(dims, keepdim=True) + eps).rsqrt()
-    return centre * stopped(trace.flow, scale)
+    return centre * trace.flow.stopped(scale)
 
 
 def affine_map(y: Tensor, weight: Tensor | None, bias: Tensor | None, *, channels: bool = False) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.lrp.factors import damped_output, in_part, product_of_two
-from xaikit.explainers.lrp.flow import stopped
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, kind_of, operation_name
@@ -46,7 +45,7 @@ def shared(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
         if t not in trace.marks:
             return t
         if not any(t is taker for taker in takers):
-            return stopped(trace.flow, t)
+            return trace.flow.stopped(t)
         return t if len(takers) == 1 else in_part(trace.flow, t, 1 / len(takers))
 
     return [share(t) for t in factors], mark
@@ -80,8 +79,8 @@ def frozen(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Any:
             return function(*operands, **kwargs)
     kind = kind_of(function)
     index = 0 if kind is Kind.LINEAR_IN_FIRST else NUMERATORS.get(operation_name(function))
-    constants = (x if i == index else stopped(trace.flow, x) for i, x in enumerate(operands))
-    output = function(*constants, **{k: stopped(trace.flow, v) for k, v in kwargs.items()})
+    constants = (x if i == index else trace.flow.stopped(x) for i, x in enumerate(operands))
+    output = function(*constants, **{k: trace.flow.stopped(v) for k, v in kwargs.items()})
     if index is None or operands[index] not in trace.marks:
         return output
     return trace.mark(output, GATE if kind is Kind.QUOTIENT and trace.marks[operands[index]].gate else PLAIN)
