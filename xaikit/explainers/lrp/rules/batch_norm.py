@@ -11,7 +11,7 @@ from xaikit.explainers.lrp.layers import DIAGONAL, Affine, StandaloneBatchNorm, 
 from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.explainers.lrp.rules.affine import ruled, with_rule
-from xaikit.explainers.lrp.rules.normalisation import affine_map, normalised
+from xaikit.explainers.lrp.rules.normalisation import affine_map, grouped, normalised
 from xaikit.explainers.lrp.zennit_rules import NO_RULE, Rule
 from xaikit.torch_ops import by_name, with_statistics
 from xaikit.torch_ops.kinds import NATIVE_BATCH_NORMS
@@ -27,6 +27,13 @@ def batch_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     Where neither is there, or the composite has a rule for it, it is a layer of its own (`_alone`).
     """
     return with_statistics(function, of_statistics(trace, by_name(function, args, kwargs)))
+
+
+@rule("instance_norm")
+def instance_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """InstanceNorm; with running statistics it is what BatchNorm is."""
+    a = by_name(function, args, kwargs)
+    return grouped(trace, a, a["input"].shape[1]) if a["use_input_stats"] else of_statistics(trace, a)
 
 
 def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:

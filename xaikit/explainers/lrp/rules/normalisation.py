@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xaikit.explainers.lrp.registry import HANDLERS, rule
+from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import by_name, operation_name, with_statistics
 
 if TYPE_CHECKING:
@@ -44,23 +44,11 @@ def layer_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
 def group_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """GroupNorm."""
     a = by_name(function, args, kwargs)
-    return with_statistics(function, _grouped(trace, a, a["num_groups" if "num_groups" in a else "group"]))
+    return with_statistics(function, grouped(trace, a, a["num_groups" if "num_groups" in a else "group"]))
 
 
-@rule("instance_norm")
-def instance_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """InstanceNorm; with running statistics it is what BatchNorm is."""
-    a = by_name(function, args, kwargs)
-    if a["use_input_stats"]:
-        return _grouped(trace, a, a["input"].shape[1])
-    y: Tensor = HANDLERS["batch_norm"](trace, torch.nn.functional.batch_norm, *(a[n] for n in STATISTICS), eps=a["eps"])
-    return y
-
-
-STATISTICS = ("input", "running_mean", "running_var", "weight", "bias")
-
-
-def _grouped(trace: Trace, a: dict[str, Any], groups: int) -> Tensor:
+def grouped(trace: Trace, a: dict[str, Any], groups: int) -> Tensor:
+    """The normalisation of each group of channels, with its arguments by name."""
     x: Tensor = a["input"]
     y = normalised(trace, x.reshape(len(x), groups, -1), [-1], a["eps"]).reshape(x.shape)
     return trace.mark(affine_map(y, a["weight"], a["bias"], channels=True))
