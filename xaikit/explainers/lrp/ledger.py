@@ -116,15 +116,11 @@ def counted(ledger: Ledger, handler: Handler, entry: str) -> Handler:
     """The handler of an operation, with a record of the relevance on both of its sides."""
 
     def run(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
-        def probe(value: Any, *, received: bool) -> Any:
-            def one(x: Tensor) -> Tensor:
-                if x not in trace.marks:
-                    return x
-                return trace.mark(ledger.probed(trace.flow, x, entry, received=received), trace.marks[x])  # type: ignore[no-any-return]
+        def probe(x: Tensor, *, received: bool) -> Any:
+            mark = trace.marks[x]
+            return trace.mark(ledger.probed(trace.flow, x, entry, received=received), mark) if x in trace.marks else x
 
-            return tree_map_only(Tensor, one, value)
-
-        operands, keywords = probe((args, kwargs), received=False)
+        operands, keywords = tree_map_only(Tensor, functools.partial(probe, received=False), (args, kwargs))
         output = handler(trace, function, *operands, **keywords)
         if isinstance(output, Tensor):
             if ledger.first_nan is None and bool(batch_of(output).isnan().any()):
@@ -133,6 +129,6 @@ def counted(ledger: Ledger, handler: Handler, entry: str) -> Handler:
             if logits is not None and operands and logits[0] is operands[0]:  # not the probe's copy of them
                 original = args[0], version_of(batch_of(args[0]))
                 trace.mark(output, dataclasses.replace(trace.marks[output], logits=original))
-        return probe(output, received=True)
+        return tree_map_only(Tensor, functools.partial(probe, received=True), output)
 
     return run
