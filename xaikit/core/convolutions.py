@@ -11,6 +11,9 @@ torch computes
 * the weight gradient of large weights on few positions, the end of a deep net, in 2 to 5 times the time of a matrix
   product.
 
+Under torch.vmap, many g that are 0 in most channels, as where the relevance of single channels is handed back, take the
+others alone.
+
 `python -m benchmarks.convolutions` measures all three.
 """
 
@@ -28,6 +31,7 @@ from torch.nn import functional as F
 from xaikit.core import torch_private
 
 FEW_CHANNELS = 8
+SPARSE = 4  # a g with at most one in so many channels is handed back through these alone
 LARGE_WEIGHT, FEW_POSITIONS = 2**20, 256
 KINDS = (nn.Conv1d, nn.Conv2d)
 DTYPES = (torch.float32, torch.float64)
@@ -110,7 +114,10 @@ class InputGradient(torch.autograd.Function):
         if of_w is not None:
             stacked = [InputGradient.apply(a, w.select(of_w, i), shape, form) for i, a in enumerate(gs)]
             return torch.stack(stacked), 0
-        shapes = shape.expand(len(gs), *shape.shape).flatten(0, 1)
+        used = _used_channels(gs, w, form)
+        if used is not None:
+            return _from_channels(gs, w, used, form), 0
+        shapes = shape.new_empty((len(gs) * len(shape), *shape.shape[1:]))
         return InputGradient.apply(gs.flatten(0, 1), w, shapes, form).unflatten(0, (len(gs), -1)), 0
 
     @staticmethod
@@ -131,6 +138,40 @@ def input_gradient(g: Tensor, w: Tensor, x: Tensor, form: Form) -> Tensor:
     kernel = torch_private.slow_conv2d_backward
     dx: Tensor = kernel(g, x, w, w.shape[2:], form.stride, form.padding, [True, False, False])[0]
     return dx
+
+
+def _used_channels(gs: Tensor, w: Tensor, form: Form) -> Tensor | None:
+    """The channels of each of many g, (B, N, C, ...), that are not 0, (B, K); None where they save nothing.
+
+    So it is where the relevance of chosen channels is handed back. A derivative by g needs all channels.
+    """
+    kernel, most = w.shape[2:], gs.shape[2] // SPARSE
+    narrow = any(p > d * (k - 1) for k, p, d in zip(kernel, form.padding, form.dilation, strict=True))
+    strided = form.groups > 1 or max(form.stride) > 1
+    differentiated = torch.is_grad_enabled() and (gs.requires_grad or w.requires_grad)
+    if narrow or strided or differentiated or gs.device.type != "cpu" or torch_private.is_batched(gs) or not gs.numel():
+        return None
+
+    def used(some: Tensor) -> Tensor:
+        return some.abs().sum(1).flatten(2).sum(-1) != 0
+
+    if int(used(gs[:1, :1]).sum()) > most:  # one sample tells a g of many channels soon
+        return None
+    flags = used(gs)
+    count = int(flags.sum(1).max())
+    return flags.byte().topk(max(1, count)).indices if count <= most else None
+
+
+def _from_channels(gs: Tensor, w: Tensor, used: Tensor, form: Form) -> Tensor:
+    """dT/dx of each g by its used channels: a convolution with the flipped kernels, in a group for each g."""
+    n, positions = gs.shape[1], gs.shape[3:]
+    index = used.view(len(gs), 1, -1, *[1] * len(positions)).expand(-1, n, -1, *positions)
+    some = gs.gather(2, index).transpose(0, 1).flatten(1, 2)
+    kernels = w[used].transpose(1, 2).flatten(0, 1).flip(tuple(range(2, w.ndim)))
+    padding = tuple(d * (k - 1) - p for k, p, d in zip(w.shape[2:], form.padding, form.dilation, strict=True))
+    conv = F.conv1d if w.ndim == 3 else F.conv2d
+    dx = conv(some, kernels, None, 1, padding, form.dilation, len(gs))  # type: ignore[arg-type]
+    return dx.unflatten(1, (len(gs), -1)).transpose(0, 1)
 
 
 def parameter_gradients(

@@ -221,3 +221,52 @@ def test_lrp_with_torchs_kernels(explainer, settings, shape, monkeypatch):
         calls.clear()
     for ours, torchs in zip(*values, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-9, atol=1e-12)
+
+
+CHANNELS = [[3], [0, 9], [], [3, 3, 3]]  # of twelve, not 0 in each of some g
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "sparse"),
+    [
+        ({"kernel_size": 3, "padding": 1}, (2, 5, 6, 7), True),
+        ({"kernel_size": (3, 2), "dilation": (2, 1), "padding": (1, 0)}, (2, 5, 7, 6), True),
+        ({"kernel_size": 3, "padding": 1}, (2, 5, 6), True),
+        ({"kernel_size": 1, "padding": 1}, (2, 5, 6, 6), False),
+        ({"kernel_size": 3, "stride": 2}, (2, 5, 6, 7), False),
+        ({"kernel_size": 3, "groups": 2}, (2, 4, 6, 7), False),
+    ],
+)
+def test_many_gradients_of_few_channels_take_these_alone(settings, shape, sparse):
+    torch.manual_seed(0)
+    kind = nn.Conv1d if len(shape) == 3 else nn.Conv2d
+    module = kind(shape[1], 12, **settings).double()
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    y = module(x)
+    gs = torch.zeros(len(CHANNELS), *y.shape, dtype=torch.float64)
+    for g, channels in zip(gs, CHANNELS, strict=True):
+        g[:, channels] = torch.randn_like(g[:, channels])
+    form = Form(
+        *(s if isinstance(s, tuple) else (s,) for s in (module.stride, module.padding, module.dilation)), module.groups
+    )
+    w = module.weight.detach()
+    assert (convolutions._used_channels(gs, w, form) is not None) == sparse
+    expected = torch.stack([torch.autograd.grad(y, x, g, retain_graph=True)[0] for g in gs])
+    found = torch.func.vmap(lambda g: InputGradient.apply(g, w, x.detach(), form))(gs)
+    torch.testing.assert_close(found, expected)
+    gs[1] = 1  # all channels of one of them
+    assert convolutions._used_channels(gs, w, form) is None
+    gs[1] = torch.nan
+    assert torch.func.vmap(lambda g: InputGradient.apply(g, w, x.detach(), form))(gs)[1].isnan().any()
+
+
+def test_a_derivative_by_channels_that_are_0_is_not_lost():
+    torch.manual_seed(0)
+    w, x = torch.randn(12, 5, 3, 3, dtype=torch.float64), torch.randn(2, 5, 6, 6, dtype=torch.float64)
+    gs = torch.zeros(3, 2, 12, 4, 4, dtype=torch.float64)
+    gs[:, :, 0] = 1
+    gs.requires_grad_()
+    form = Form((1, 1), (0, 0), (1, 1), 1)
+    torch.func.vmap(lambda g: InputGradient.apply(g, w, x, form))(gs).sum().backward()
+    expected = torch.nn.functional.conv2d(torch.ones_like(x), w)
+    torch.testing.assert_close(gs.grad, expected.expand_as(gs))

@@ -130,7 +130,8 @@ def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tenso
         form = Form(stride, padding, dilation, groups)
 
     def has_fast_kernel(t: Tensor, w: Tensor) -> bool:
-        plain = form is not None and not transposed and n < 3 and few_channels(w, groups)
+        # In several passes g may have few channels, too.
+        plain = form is not None and not transposed and n < 3 and (trace.flow.factors_stay or few_channels(w, groups))
         return plain and t.dtype == w.dtype and t.dtype in DTYPES and t.device.type == "cpu"
 
     def forward(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
