@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaikit.core.batch import Batch, read_batches
-from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
 from xaikit.core.labels import read_classes
 from xaikit.core.loader_order import shuffles
 from xaikit.core.params import Int
@@ -46,7 +46,10 @@ def weights_of(model: nn.Module, layers: str | Sequence[str] | None) -> WeightDi
     weights = {id(p): p for name in names for p in modules[name].parameters() if p.requires_grad}
     if not weights:
         where = "the model" if layers is None else f"layers={names}"
-        raise InvalidInputError(f"{where} has no weights that are trained (requires_grad is False for all of them)")
+        raise InvalidInputError(
+            f"{where} has no weights that are trained: requires_grad is False for all; set it to True where "
+            "the training changed them"
+        )
     return tuple(weights.values())
 
 
@@ -87,6 +90,7 @@ class LossGradients:
 
         Raises:
             InvalidInputError: for a loader that shuffles, whose samples have no number.
+            InvalidTypeError: for labels that are no classes, where no loss was passed.
         """
         if shuffles(data):
             raise InvalidInputError(
@@ -94,6 +98,12 @@ class LossGradients:
             )
         device = self.weights[0].device
         for batch in read_batches(data, model=self.model, rows=self._batch_size):
+            if self._loss is None and isinstance(batch.labels, Tensor) and batch.labels.is_floating_point():
+                raise InvalidTypeError(
+                    f"labels of {what} are {batch.labels.dtype} numbers: for a regression pass a loss of each sample, "
+                    "loss=lambda output, labels: (output.flatten() - labels) ** 2; classes are whole numbers, "
+                    "labels.long()"
+                )
             read = batch if self._loss else batch._replace(labels=read_classes(batch.labels, batch.size))
             for begin in range(0, read.size, self._batch_size):
                 yield read.take(range(begin, min(begin + self._batch_size, read.size))).to(device)

@@ -154,7 +154,7 @@ def _read_step(step: Any, number: int, count: int) -> RecordedStep:
             f"step {number} names training sample {int(strange[0])}, and train has samples 0 to {count - 1}; pass as "
             "train what the model was trained on, in the order that the numbers go by"
         )
-    return RecordedStep(weights, Float().check(rate, f"the learning rate of step {number}"), rows.long())
+    return RecordedStep(weights, Float(ge=0).check(rate, f"the learning rate of step {number}"), rows.long())
 
 
 def _taken(batches: Sequence[Batch], rows: Tensor) -> Iterator[tuple[Tensor, Batch]]:

@@ -89,4 +89,4 @@ def _as_it_was(model: nn.Module, checkpoint: Any) -> tuple[nn.Module, float]:
     weights, rate = checkpoint
     then = trainable_copy(model)
     load_weights(then, weights, "weights of a checkpoint")
-    return then, Float().check(rate, "the learning rate of a checkpoint")
+    return then, Float(ge=0).check(rate, "the learning rate of a checkpoint")

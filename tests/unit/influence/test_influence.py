@@ -456,3 +456,18 @@ def test_a_record_that_does_not_fit_is_told(tmp_path):
             sgd_influence(model, TRAIN, TEST, steps=record, **options)
     with pytest.raises(InvalidInputError, match="momentum must be"):
         sgd_influence(model, TRAIN, TEST, steps=steps, momentum=1, **options)
+
+
+@pytest.mark.parametrize("method", [tracin, gradient_similarity, influence_function])
+def test_labels_of_a_regression_ask_for_a_loss(method):
+    model, x, y = nn.Linear(3, 1), torch.randn(6, 3), torch.randn(6)
+    with pytest.raises(InvalidTypeError, match="for a regression pass a loss of each sample"):
+        method(model, (x, y), (x[:2], y[:2]), progress=False)
+
+
+def test_a_rate_below_0_and_a_frozen_model_are_refused():
+    model, x, y = nn.Linear(3, 2), torch.randn(6, 3), torch.tensor([0, 1] * 3)
+    with pytest.raises(InvalidInputError, match="learning rate of a checkpoint must be >= 0"):
+        tracin(model, (x, y), (x, y), checkpoints=[(model.state_dict(), -0.1)], progress=False)
+    with pytest.raises(InvalidInputError, match="set it to True"):
+        tracin(model.requires_grad_(False), (x, y), (x, y), progress=False)
