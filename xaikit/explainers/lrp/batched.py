@@ -25,11 +25,6 @@ class RelevanceStep(torch.autograd.Function):
         forward: Any = cls.forward
         forward.__signature__ = inspect.signature(forward)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
-        """Note the flow, which is the last argument of most steps."""
-        ctx.flow = inputs[-1]
-
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
         """The step on a batch of examples, (output, the dimension of the batch in it)."""
