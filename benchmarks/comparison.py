@@ -81,7 +81,7 @@ FEATURES = (
     Feature("TracIn", ("xaikit.influence.tracin",), r"TracInCP"),
     Feature("influence functions", ("xaikit.influence.influence_function",), r"(Naive|Arnoldi)InfluenceFunction"),
     Feature("TCAV", ("xaikit.shortcuts.tcav",), r"TCAV"),
-    Feature("concepts by factorisation", ("xaikit.shortcuts.find_concepts",), r"(?i)\w*(craft|factoris|factoriz|nmf)\w*"),
+    Feature("concepts by factorisation", ("xaikit.shortcuts.find_concepts",), r"(?i)\w*(craft|factori[sz]|nmf)\w*"),
     Feature("metrics of explanations", ("metric road",), METRIC_PATTERN, within="metric", counted=True),
     Feature("an explainer is recommended", ("xaikit.recommend",), r"(?i)\w*recommender"),
     Feature("settings of an explainer are searched", ("xaikit.tune",), r"optimize"),
