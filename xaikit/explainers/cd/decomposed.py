@@ -32,6 +32,8 @@ class Decomposed(torch.Tensor):
         parts: (2, masks, *shape), the relevant part r and the irrelevant part s, stacked.
         share: the share of r in a constant where both parts are 0, (masks,) or one for each sample (`shares`).
         context: the rules followed.
+        deferred: the steps that are put off until the parts are read (`steps.Deferred`), to which a rule may add one;
+            None without.
         may_overwrite: whether a rule may write its result over the parts, as in the in-place call of a function.
         is_copied_view: whether the model's tensor shares memory with another and these parts do not, so that nothing
             may be written into them.
@@ -51,7 +53,7 @@ class Decomposed(torch.Tensor):
 
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
         self._parts, self.share, self.context = parts, share, context
-        self._later: Any = None
+        self.deferred: Any = None
         self.empty = None
         self.may_overwrite = self.is_copied_view = False
         self._total: Tensor | None = None
@@ -60,28 +62,19 @@ class Decomposed(torch.Tensor):
     @property
     def parts(self) -> Tensor:
         """The parts, (2, masks, *shape)."""
-        if self._later is not None:
-            later, self._later = self._later, None
+        if self.deferred is not None:
+            later, self.deferred = self.deferred, None
             self._parts = later.finished()
         return self._parts
 
     @parts.setter
     def parts(self, parts: Tensor) -> None:
-        self._parts, self._later = parts, None
-
-    @property
-    def deferred(self) -> Any:
-        """The steps that are put off (`steps.Deferred`), in case a rule would rather add one to them; None without."""
-        return self._later
-
-    def defer(self, later: Any) -> None:
-        """Compute the parts by some steps, a `steps.Deferred`, only when they are read."""
-        self._later = later
+        self._parts, self.deferred = parts, None
 
     @property
     def has_graph(self) -> bool:
         """Whether the parts can be differentiated, or will be able to where steps are put off."""
-        return self._parts.requires_grad if self._later is None else self._later.differentiable
+        return self._parts.requires_grad if self.deferred is None else self.deferred.differentiable
 
     @property
     def relevant(self) -> Tensor:
@@ -101,8 +94,8 @@ class Decomposed(torch.Tensor):
     @property
     def total(self) -> Tensor:
         """The value x itself, r + s of the first mask; selections, gates, norms and branches use it."""
-        if self._total is None and self._later is not None:
-            self._total = self._later.known_total()
+        if self._total is None and self.deferred is not None:
+            self._total = self.deferred.known_total()
         if self._total is None:
             self._total = self.parts[0, 0] + self.parts[1, 0]
         return self._total
@@ -134,15 +127,13 @@ class Decomposed(torch.Tensor):
                 list of tensors.
             share: the undecided share of the result; None takes that of this value.
         """
-        flat = [function(part) for part in self.parts.flatten(0, 1).unbind()]
-        lead = self.parts.shape[:2]
 
-        def stacked(values: list[Any]) -> Any:
+        def stacked(values: Any) -> Any:
             if isinstance(values[0], Tensor):
-                return self.like(torch.stack(values).unflatten(0, lead), share)
-            return type(values[0])(stacked(list(column)) for column in zip(*values, strict=True))
+                return self.like(torch.stack(values).unflatten(0, self.parts.shape[:2]), share)
+            return type(values[0])(stacked(column) for column in zip(*values, strict=True))
 
-        return stacked(flat)
+        return stacked([function(part) for part in self.parts.flatten(0, 1).unbind()])
 
     def aligned_parts(self, ndim: int) -> Tensor:
         """The parts with dimensions of size 1 put in front of the shape, up to `ndim`, to broadcast as x would."""
@@ -199,7 +190,7 @@ class Decomposed(torch.Tensor):
 
     def take_over(self, other: Decomposed) -> Decomposed:
         """Become another value of the same shape in place, where the steps of both are still put off."""
-        self._later, self.share, self._total = other.deferred.for_holder(self), other.share, None
+        self.deferred, self.share, self._total = other.deferred.for_holder(self), other.share, None
         return self
 
     def changed(self) -> None:

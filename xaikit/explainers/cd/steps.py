@@ -245,7 +245,7 @@ class Deferred:
     def pending(self) -> Decomposed:
         """The value that looks as if all steps were done."""
         result = self.value.like(self.value.parts)
-        result.defer(self.for_holder(result))
+        result.deferred = self.for_holder(result)
         return result
 
     def for_holder(self, holder: Decomposed) -> Deferred:

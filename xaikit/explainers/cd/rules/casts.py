@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaikit.core.torch_private import DisableTorchFunction, DisableTorchFunctionSubclass
 from xaikit.explainers.cd.decomposed import Decomposed, stand_ins
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.torch_ops import operation_name
@@ -37,13 +36,7 @@ def cast(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _lies_as(input: Decomposed, layout: torch.memory_format) -> bool:
     """Whether the tensor that the model sees has this layout, so that torch returns the tensor itself."""
-    if layout is torch.preserve_format:
-        return True
-    if input.empty is None:
-        with DisableTorchFunctionSubclass():
-            return input.is_contiguous(memory_format=layout)
-    with DisableTorchFunction():
-        return input.empty().is_contiguous(memory_format=layout)
+    return layout is torch.preserve_format or input.is_contiguous(memory_format=layout)
 
 
 @cd_rule("contiguous")

@@ -21,8 +21,10 @@ from xaikit.explainers.cd.shares import ShareLostError
 from xaikit.torch_ops import by_name, calling_module, operation_name
 
 
-def behind(dim: int) -> int:
-    """A dimension of x as a dimension of its parts."""
+def behind(dim: Any) -> Any:
+    """A dimension of x, or several, as dimensions of its parts."""
+    if isinstance(dim, tuple | list):
+        return [behind(d) for d in dim]
     return dim + 2 if dim >= 0 else dim
 
 
@@ -32,10 +34,7 @@ def moved(x: Decomposed, move: Callable[[Tensor], Any]) -> Any:
     if isinstance(result, Tensor):
         return _moved(x, result, move)
 
-    def move_of(i: int) -> Callable[[Tensor], Any]:
-        return lambda value: move(value)[i]
-
-    return type(result)(_moved(x, piece, move_of(i)) for i, piece in enumerate(result))
+    return type(result)(_moved(x, piece, lambda value, i=i: move(value)[i]) for i, piece in enumerate(result))
 
 
 def _moved(x: Decomposed, parts: Tensor, move: Callable[[Tensor], Tensor]) -> Decomposed:
@@ -116,15 +115,6 @@ def matrix_transpose(function: Any, input: Decomposed) -> Decomposed:
     return input if input.dim() < 2 else moved(input, lambda value: value.transpose(-2, -1))
 
 
-@cd_rule("movedim")
-def movedim(function: Any, input: Decomposed, source: Any, destination: Any) -> Decomposed:
-    """Dimensions moved elsewhere."""
-    source, destination = (
-        [behind(d) for d in ((dims,) if isinstance(dims, int) else dims)] for dims in (source, destination)
-    )
-    return moved(input, lambda value: value.movedim(source, destination))
-
-
 @cd_rule("squeeze")
 def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Any:
     """Dimensions of size 1 dropped."""
@@ -171,17 +161,16 @@ def split_along(function: Any, input: Decomposed, size: Any) -> Any:
     return split(torch.tensor_split, input, size, dim)
 
 
-FIRST_DIMS = {"unsqueeze": 1, "unbind": 1, "narrow": 1, "select": 1, "transpose": 2}
+FIRST_DIMS = {"unsqueeze": 1, "unbind": 1, "narrow": 1, "select": 1, "transpose": 2, "movedim": 2}
 """Views, with how many of their arguments name a dimension; those come first."""
 
 
 @cd_rule(*FIRST_DIMS)
 def view(function: Any, input: Decomposed, *args: Any) -> Any:
-    """A dimension put in, slices or a stretch of one, two of them swapped."""
+    """A dimension put in, slices or a stretch of one, two of them swapped, or some moved elsewhere."""
     name = operation_name(function)
     count = FIRST_DIMS[name]
-    dims, others = [behind(dim) for dim in args[:count] or (0,)], map(int, args[count:])
-    arguments = (*dims, *others)
+    arguments = (*behind(args[:count] or (0,)), *map(int, args[count:]))
     return moved(input, lambda value: getattr(value, name)(*arguments))
 
 
@@ -235,13 +224,9 @@ def shifted(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
         dims = args[1] if len(args) > 1 else kwargs.get("dims", ())
         if dims in ((), [], None):
             return input.reshape(-1).roll(steps, 0).reshape(input.shape)
-        return _same_shape(input, lambda value: value.roll(steps, [behind(d) for d in _several(dims)]))
-    dims = {"fliplr": [1], "flipud": [0]}.get(name) or _several(args[0] if len(args) == 1 else args or kwargs["dims"])
-    return _same_shape(input, lambda value: value.flip([behind(d) for d in dims]))
-
-
-def _several(dims: Any) -> list[int]:
-    return [dims] if isinstance(dims, int) else list(dims)
+        return _same_shape(input, lambda value: value.roll(steps, behind(dims)))
+    dims = {"fliplr": [1], "flipud": [0]}.get(name) or (args[0] if len(args) == 1 else args or kwargs["dims"])
+    return _same_shape(input, lambda value: value.flip(behind(dims)))
 
 
 def _same_shape(x: Decomposed, move: Callable[[Tensor], Tensor]) -> Decomposed:
