@@ -14,8 +14,7 @@ from xaikit.core.errors import NotDifferentiableError, UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.memory import memory_of
-from xaikit.explainers.cd.properties import get_property, set_property
-from xaikit.explainers.cd.registry import missing_rule, rule_for, rule_in_place
+from xaikit.explainers.cd.registry import RULES, missing_rule, rule_for, rule_in_place
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.explainers.cd.shares import ShareLostError
 from xaikit.torch_ops import Kind, calling_module, computed, inside_function, kind_of, plain_name, positional, writes
@@ -40,12 +39,6 @@ class Decomposed(torch.Tensor):
         empty: gives an empty tensor with the strides of the model's; None where they are in the usual order.
     """
 
-    share: Tensor
-    context: Context
-    may_overwrite: bool
-    is_copied_view: bool
-    empty: Callable[[], Tensor] | None
-
     @staticmethod
     def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
         """A wrapper of the form of the tensor that the model sees, without storage of its own."""
@@ -54,7 +47,7 @@ class Decomposed(torch.Tensor):
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
         self._parts, self.share, self.context = parts, share, context
         self.deferred: Any = None
-        self.empty = None
+        self.empty: Callable[[], Tensor] | None = None
         self.may_overwrite = self.is_copied_view = False
         self._total: Tensor | None = None
         self._family: list[weakref.ref[Decomposed]] | None = None
@@ -218,7 +211,7 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     """Run the rule of a function; write the result back where the call is in place."""
     name = plain_name(function)
     if name in ("__get__", "__set__"):
-        return (get_property if name == "__get__" else set_property)(function.__self__.__name__, *args)
+        return RULES[name](function, *args)
     frozen = not torch.is_grad_enabled() and args and isinstance(args[0], Decomposed) and args[0].has_graph
     if frozen and (writes(function) or kind_of(function) is Kind.STRUCTURE or inside_function()):
         with torch.enable_grad():  # what is written counts, and what a function of autograd computes

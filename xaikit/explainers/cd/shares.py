@@ -91,9 +91,8 @@ def reshaped(share: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     """
     if is_uniform(share):
         return share
-    groups = _runs(old, new)
     expanded, target = [share.shape[0]], [share.shape[0]]
-    for old_run, new_run in groups:
+    for old_run, new_run in _runs(old, new):
         sizes = [share.shape[1 + dim] for dim in old_run]
         constant = all(size == 1 for size in sizes)
         expanded += sizes if constant else [old[dim] for dim in old_run]

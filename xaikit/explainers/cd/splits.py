@@ -32,23 +32,22 @@ class Split:
     valid: Tensor | None = None
 
     @classmethod
-    def of_masks(cls, masks: Any, x: Tensor, what: str = "masks") -> Split:
+    def of_masks(cls, masks: Any, x: Tensor) -> Split:
         """A checked split by masks.
 
         Args:
             masks: in [0, 1], 1 for what is relevant: (M, ...) broadcasting over the batch, or (M, N, ...).
             x: the input (N, ...).
-            what: what messages call the masks.
 
         Raises:
             InvalidTypeError: for anything but numbers or booleans.
             InvalidInputError: for another shape, or values outside [0, 1].
         """
-        raw = to_tensor(masks, what, remedy=REMEDY)
-        refuse_boxes(raw, x, what)
-        values = read_mask_values(raw, what=what)
+        raw = to_tensor(masks, "masks", remedy=REMEDY)
+        refuse_boxes(raw, x, "masks")
+        values = read_mask_values(raw, what="masks")
         values = values.to(x.device, x.dtype if x.is_floating_point() else torch.get_default_dtype())
-        return cls(_behind_batch(values, x, what))
+        return cls(_behind_batch(values, x))
 
     @classmethod
     def of_part(cls, part: Any, x: Tensor) -> Split:
@@ -75,11 +74,6 @@ class Split:
                 f"got {tuple(part.shape)}"
             )
         return cls(values, additive=True)
-
-    @property
-    def count(self) -> int:
-        """Number of masks M."""
-        return len(self.values)
 
     def take(self, masks: slice) -> Split:
         """The split for some of the masks."""
@@ -120,7 +114,7 @@ class Split:
         return share.reshape(*share.shape, *[1] * (ndim - 1))
 
 
-def _behind_batch(values: Tensor, x: Tensor, what: str) -> Tensor:
+def _behind_batch(values: Tensor, x: Tensor) -> Tensor:
     """Masks with a batch axis of size 1 or N behind the mask axis, and all dimensions of x behind that."""
     rank = values.dim() - 1
     # Of images (N, C, H, W) a mask holds two axes at least: one of (H, W) would pass for H masks of their columns.
@@ -130,7 +124,7 @@ def _behind_batch(values: Tensor, x: Tensor, what: str) -> Tensor:
         fits = all(size in (1, extent) for size, extent in zip(full.shape[1:], x.shape, strict=True))
     if not fits:
         takes = f"(M, ...) broadcasting to {(*x.shape[1:],)}, or (M, {len(x)}, ...) with one for each sample"
-        raise InvalidInputError(f"{what} must have shape {takes}, got {tuple(values.shape)}{_mistaken(values, x)}")
+        raise InvalidInputError(f"masks must have shape {takes}, got {tuple(values.shape)}{_mistaken(values, x)}")
     return full
 
 
@@ -155,7 +149,7 @@ def _mistaken(values: Tensor, x: Tensor) -> str:
 
 def common_count(splits: Sequence[Split | None]) -> int:
     """The number of masks that the splits of all inputs share."""
-    counts = {split.count for split in splits if split is not None}
+    counts = {len(split.values) for split in splits if split is not None}
     if len(counts) != 1:
         raise InvalidInputError(f"the masks of the inputs must be equally many, got {sorted(counts)}")
     return counts.pop()

@@ -278,6 +278,7 @@ def test_a_write_into_a_copy_in_order_does_not_reach_what_was_moved(move: str) -
             def forward(self, x: Tensor) -> Tensor:
                 h = self.conv(x).relu()
                 assert moved(h).is_contiguous() is False  # as torch says
+                assert moved(h).is_contiguous(memory_format=torch.contiguous_format) is False
                 return (back(step(moved(h))) + h).mean((2, 3))
 
         return ContextualDecomposition(Net()).decompose(image, (image > 0)[None]).relevant

@@ -20,22 +20,18 @@ def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
     names, target = _explicit(equation, operands)
-    spare = [
-        letter for letter in string.ascii_letters if letter not in equation and all(letter not in n for n in names)
-    ]
-    lead = "".join(spare[:2])
+    lead = "".join([letter for letter in string.ascii_letters if letter not in "".join(names)][:2])
 
     def term(*values: Tensor) -> Tensor:
         terms = [lead * (value.dim() > len(letters)) + letters for value, letters in zip(values, names, strict=True)]
         return torch.einsum(f"{','.join(terms)}->{lead}{target}", *values)
 
-    pairs = [(value, letters) for value, letters in zip(operands, names, strict=True) if isinstance(value, Decomposed)]
-    each_share = [_share(value.share, letters, target) for value, letters in pairs]
     places = [i for i, value in enumerate(operands) if isinstance(value, Decomposed)]
     terms = [term(*(v.parts if i == at else on_total(v) for i, v in enumerate(operands))) for at in places]
     parts = terms[0] if len(terms) == 1 else sum(terms[1:], terms[0]) / len(terms)
+    each_share = (_share(operands[i].share, names[i], target) for i in places)
     share = functools.reduce(lambda one, other: shares.merged(one, other, len(target)), each_share)
-    return pairs[0][0].like(parts, share)
+    return operands[places[0]].like(parts, share)  # type: ignore[no-any-return]
 
 
 def _explicit(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:

@@ -29,11 +29,6 @@ class MaskedTokens(torch.Tensor):
         context: the rules followed.
     """
 
-    ids: Tensor
-    masks: Tensor
-    share: Tensor
-    context: Context
-
     @staticmethod
     def __new__(cls: type[MaskedTokens], ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> MaskedTokens:
         """The ids under another type."""
@@ -57,7 +52,8 @@ class MaskedTokens(torch.Tensor):
         if func is functional.embedding_bag:
             return embedding_bag(*args, **kwargs)
         try:
-            result = func(*tree_map_only(MaskedTokens, _ids, args), **tree_map_only(MaskedTokens, _ids, kwargs))
+            plain_args, plain_kwargs = tree_map_only(MaskedTokens, lambda tokens: tokens.ids, (args, kwargs))
+            result = func(*plain_args, **plain_kwargs)
         except RuntimeError as refused:
             raise InvalidTypeError(
                 f"token ids reached `{getattr(func, '__name__', func)}` in {calling_module()} before any embedding: "
@@ -66,10 +62,6 @@ class MaskedTokens(torch.Tensor):
         if not args or not isinstance(args[0], MaskedTokens):
             return result
         return _carried(func, args, kwargs, result)
-
-
-def _ids(tokens: MaskedTokens) -> Tensor:
-    return tokens.ids
 
 
 @cd_rule("embedding", "embedding_bag")

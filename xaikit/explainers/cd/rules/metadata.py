@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from xaikit.core.torch_private import DisableTorchFunction, DisableTorchFunctionSubclass
 from xaikit.explainers.cd.decomposed import Decomposed, on_total, stand_ins
 from xaikit.explainers.cd.registry import cd_rule
@@ -36,6 +38,8 @@ def question(function: Any, *args: Any, **kwargs: Any) -> Any:
 def form(function: Any, *args: Any, **kwargs: Any) -> Any:
     """The wrapper has the form of the tensor it stands for, but for the strides of a view."""
     name = operation_name(function)
+    if name == "is_contiguous":  # torch takes the layout by name only
+        args, kwargs = args[:1], {**kwargs, **dict(zip(("memory_format",), args[1:], strict=False))}
     if name in ("stride", "is_contiguous") and args[0].empty is not None:
         with DisableTorchFunction():
             return getattr(args[0].empty(), name)(*args[1:], **kwargs)
@@ -59,3 +63,30 @@ def identity(function: Any, value: Decomposed) -> int:
 def no_effect(function: Any, value: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Calls to autograd, such as `requires_grad_`, do not change the decomposition."""
     return value
+
+
+@cd_rule("__get__")
+def read_attribute(function: Any, value: Decomposed, *_: Any) -> Any:
+    """An attribute of a tensor: a transpose is decomposed, anything else is read off the tensor that the model sees."""
+    name = function.__self__.__name__
+    read = {
+        "T": lambda: value.permute(*reversed(range(value.dim()))),
+        **dict.fromkeys(("mT", "mH", "H"), lambda: value.transpose(-2, -1)),
+        "data": value.detach,
+        "real": lambda: value.like(value.parts.real).is_view_of(value),
+        "imag": lambda: value.like(value.parts.imag).is_view_of(value),
+        **dict.fromkeys(("grad", "grad_fn"), lambda: None),
+        # A model that differentiates itself skips what needs no gradient: it must not skip this.
+        "requires_grad": lambda: value.parts.requires_grad or torch.is_grad_enabled(),
+    }.get(name)
+    if read is not None:
+        return read()
+    with DisableTorchFunctionSubclass():
+        return getattr(value, name)
+
+
+@cd_rule("__set__")
+def assign_attribute(function: Any, value: Decomposed, new: Any) -> None:
+    """Assignment to an attribute of a tensor, of which only ``data`` means anything here."""
+    if function.__self__.__name__ == "data":
+        value.write(new)

@@ -77,10 +77,8 @@ def pick(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     position = 1 if name in ("topk", "kthvalue") else 0
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
     _, places = chosen
-    if places.dim() == input.dim():
-        value = input.gather(dim, places)
-    else:
-        value = input.gather(dim, places.unsqueeze(dim)).squeeze(dim)
+    dropped = places.dim() < input.dim()
+    value = input.gather(dim, places.unsqueeze(dim)).squeeze(dim) if dropped else input.gather(dim, places)
     return type(chosen)((value, places))
 
 
@@ -110,16 +108,13 @@ def index_select(function: Any, input: Decomposed, dim: int, index: Tensor) -> D
 def gather(function: Any, input: Decomposed, dim: Any, index: Any = None, **kwargs: Any) -> Decomposed:
     """Entries at given indices, along one dimension."""
     if operation_name(function) == "take_along_dim":
-        dim, index = (index if index is not None else kwargs.get("dim"), dim)
+        dim, index = (kwargs["dim"] if index is None else index) % input.dim(), dim
+        index = index.expand([index.shape[d] if d == dim else input.shape[d] for d in range(input.dim())])
     dim = dim % input.dim()
     share = input.share
     if not shares.is_uniform(share) and share.shape[1 + dim] > 1:
         share = share.expand(share.shape[0], *input.shape).gather(1 + dim, index.expand(share.shape[0], *index.shape))
-    lead = input.parts.shape[:2]
-    if operation_name(function) == "take_along_dim":
-        sizes = [index.shape[d] if d == dim else input.shape[d] for d in range(input.dim())]
-        index = index.expand(sizes)
     parts = input.parts
     for d in range(input.dim()):  # gather reads only as far as the index reaches
         parts = parts if d == dim else parts.narrow(d + 2, 0, index.shape[d])
-    return input.like(parts.gather(dim + 2, index.expand(*lead, *index.shape)), share)
+    return input.like(parts.gather(dim + 2, index.expand(*parts.shape[:2], *index.shape)), share)

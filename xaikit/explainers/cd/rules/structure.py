@@ -34,7 +34,9 @@ def moved(x: Decomposed, move: Callable[[Tensor], Any]) -> Any:
     if isinstance(result, Tensor):
         return _moved(x, result, move)
 
-    return type(result)(_moved(x, piece, lambda value, i=i: move(value)[i]) for i, piece in enumerate(result))
+    return type(result)(
+        _moved(x, piece, functools.partial(lambda i, value: move(value)[i], i)) for i, piece in enumerate(result)
+    )
 
 
 def _moved(x: Decomposed, parts: Tensor, move: Callable[[Tensor], Tensor]) -> Decomposed:
@@ -88,8 +90,8 @@ def formed_as(function: Any, input: Any, other: Any) -> Any:
 def flatten(function: Any, input: Decomposed, start_dim: int = 0, end_dim: int = -1) -> Decomposed:
     """Several dimensions as one."""
     start, end = start_dim % max(input.dim(), 1), end_dim % max(input.dim(), 1)
-    return reshape(function, input, *input.shape[:start], -1 if input.numel() else prod(input.shape[start : end + 1]),
-                   *input.shape[end + 1 :])  # fmt: skip
+    sizes = input.shape
+    return reshape(function, input, *sizes[:start], prod(sizes[start : end + 1]), *sizes[end + 1 :])  # type: ignore[no-any-return]
 
 
 @cd_rule("unflatten")
