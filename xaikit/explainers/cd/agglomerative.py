@@ -14,7 +14,6 @@ from xaikit import upward
 from xaikit.core import Call, Float
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.results import Result
-from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import decompose_call
 from xaikit.explainers.cd.explainer import ContextualDecomposition
 from xaikit.explainers.cd.padding import without_padding
@@ -119,14 +118,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
         if not isinstance(inputs, Tensor) or len(inputs) != 1:
             shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
             raise InvalidInputError(f"a hierarchy explains one sample, a tensor (1, ...), got {shape}")
-        hierarchies: list[Hierarchy] = []
-
-        def method(call: Call) -> tuple[Tensors, ...]:
-            hierarchies.append(self._build(call, target))
-            return ()
-
-        self.run_call(method, inputs, target, create_graph=False, seed=0)
-        return hierarchies[0]
+        return self._in_call(lambda call: self._build(call, target), inputs, target)
 
     def _build(self, call: Call, target: int) -> Hierarchy:
         ids = self.feature_mask.of(call.inputs, call.tokens)[0][0]
@@ -137,13 +129,8 @@ class AgglomerativeDecomposition(ContextualDecomposition):
             new = [group for group in dict.fromkeys(asked_groups) if group not in score_of]
             if new:
                 masks = torch.stack([torch.isin(ids, torch.tensor(sorted(group), device=ids.device)) for group in new])
-                decomposition = decompose_call(
-                    call,
-                    without_padding([Split.of_masks(masks.unsqueeze(1), call.inputs[0])], call),
-                    self._context(),
-                    max_rows=self.max_rows,
-                    output=lambda part, output: part.score(output),
-                )
+                splits = without_padding([Split.of_masks(masks.unsqueeze(1), call.inputs[0])], call)
+                decomposition = decompose_call(call, splits, self._context(), max_rows=self.max_rows, output=Call.score)
                 score_of.update(zip(new, decomposition.relevant[:, 0].tolist(), strict=True))
             return [score_of[group] for group in asked_groups]
 

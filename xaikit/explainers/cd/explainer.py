@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, cast
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.ruleset import RULE_SETS, Context, OnMissing
 from xaikit.explainers.cd.splits import Split, common_count
 from xaikit.explainers.cd.unwrapping import unwrapped
+
+T = TypeVar("T")
 
 
 def _rows(value: Any, where: str) -> Any:
@@ -101,16 +103,25 @@ class ContextualDecomposition(Explainer):
                 f"step_masks are for the steps of an LSTM, and this {type(model).__name__} has none"
             )
         arguments, _ = self._arguments(inputs)
-        results: list[Decomposition] = []
+
+        def of_call(call: Call) -> Decomposition:
+            splits = without_padding(_splits(arguments, call.inputs, masks, relevant), call)
+            context = dataclasses.replace(self._context(), step_masks=_step_masks(step_masks, splits, call.n))
+            return decompose_call(call, splits, context, max_rows=self.max_rows)
+
+        return self._in_call(of_call, inputs, create_graph=create_graph)
+
+    def _in_call(
+        self, function: Callable[[Call], T], inputs: Any, target: Any = None, *, create_graph: bool = False
+    ) -> T:
+        """What a function makes of a call that explains nothing by itself."""
+        results: list[T] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
-            splits = _splits(arguments, call.inputs, masks, relevant)
-            splits = without_padding(splits, call)
-            context = dataclasses.replace(self._context(), step_masks=_step_masks(step_masks, splits, call.n))
-            results.append(decompose_call(call, splits, context, max_rows=self.max_rows))
+            results.append(function(call))
             return ()
 
-        self.run_call(method, inputs, None, create_graph=create_graph, seed=0)
+        self.run_call(method, inputs, target, create_graph=create_graph, seed=0)
         return results[0]
 
     def _explained(self, call: Call) -> Explained:
@@ -130,19 +141,17 @@ class ContextualDecomposition(Explainer):
         Args:
             inputs: as for `attribute`.
         """
-        results: list[Decomposition] = []
 
-        def method(call: Call) -> tuple[Tensors, ...]:
+        def of_call(call: Call) -> Decomposition:
             everything = [Split.of_masks(torch.ones(1, 1, *x.shape[1:], device=x.device), x) for x in call.inputs]
             context = dataclasses.replace(self._context(), on_missing="proportional")
-            results.append(decompose_call(call, everything, context))
-            return ()
+            return decompose_call(call, everything, context)
 
         try:
-            self.run_call(method, inputs, None, create_graph=False, seed=0)
+            approximations = self._in_call(of_call, inputs).approximations
         except UnsupportedOperationError as err:
             return (str(err),)
-        return tuple(f"{a.operation} in {a.where}" for a in results[0].approximations)
+        return tuple(f"{a.operation} in {a.where}" for a in approximations)
 
     def _model_context(self, call: Call) -> contextlib.AbstractContextManager[None]:
         return gradient_hooks_off(call.modules)
@@ -171,17 +180,12 @@ class ContextualDecomposition(Explainer):
         """For each target the score of each group spread over its elements, and the decompositions that gave it."""
         ids = self.feature_mask.of(call.inputs, call.tokens)
         counts = [int(group.max()) + 1 for group in ids]
-        splits = []
+        splits: list[Split | None] = []
         for i, (group, x) in enumerate(zip(ids, call.inputs, strict=True)):
             number = torch.arange(sum(counts), device=x.device).view(-1, *[1] * x.ndim) - sum(counts[:i])
             splits.append(Split.of_masks(group.unsqueeze(0) == number, x))
-        decomposition = decompose_call(
-            call,
-            without_padding(splits, call),
-            self._context(),
-            max_rows=self.max_rows,
-            output=_scores,
-        )
+        splits = without_padding(splits, call)
+        decomposition = decompose_call(call, splits, self._context(), max_rows=self.max_rows, output=_scores)
         every = decomposition.relevant.unbind(-1) if call.more_targets else [decomposition.relevant]
         values = tuple(
             tuple(_spread(s, group, x) for s, group, x in zip(scores.split(counts), ids, call.inputs, strict=True))

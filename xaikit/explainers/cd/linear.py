@@ -60,18 +60,17 @@ def completed(  # noqa: PLR0913
         now: whether to fill it in at once, or together with the steps that follow.
     """
     total = total.detach()  # torch 2.6 refuses a total that requires a gradient
-    if not now and not bool(nothing.any()):
-        value = like.like(parts, share)
-        value.remember_total(total)
+    value = like.like(parts, share)
+    value.remember_total(total)
+    some = bool(nothing.any())
+    if not now and not some:
         return Deferred(value, (FillRest(total),), per_channel=False).pending()
     torch.sub(total, parts[0], out=parts[1])
-    if bool(nothing.any()):
+    if some:
         rows = parts.shape[2:3]  # none of a single number
         per_channel = nothing if rows and nothing.shape[1] in (1, *rows) else nothing.all(1, keepdim=True)
         parts[1].masked_fill_(per_channel.view(len(per_channel), *(-1 for _ in rows), *[1] * (parts.dim() - 3)), 0)
-    result = like.like(parts, share)
-    result.remember_total(total)
-    return result
+    return value
 
 
 def nothing_irrelevant(x: Decomposed) -> Tensor:

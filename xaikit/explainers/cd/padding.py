@@ -45,9 +45,8 @@ def _named_arguments(call: Call) -> dict[str, Any]:
     """The model's arguments on the samples of the call, by name; what its signature does not name is left out."""
 
     def rows(value: Any) -> Any:
-        return (
-            value if call.samples is None or not isinstance(value, Tensor) or not value.dim() else value[call.samples]
-        )
+        for_all = call.samples is None or not isinstance(value, Tensor) or not value.dim()
+        return value if for_all else value[call.samples]
 
     arguments: dict[str, Any] = dict(zip(call.input_names, call.own_inputs, strict=False))
     positional: list[Any] = [] if call.input_names else list(call.own_inputs)

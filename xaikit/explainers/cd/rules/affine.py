@@ -62,11 +62,7 @@ def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = No
     def convolved(rows: Tensor) -> Tensor:
         return function(for_convolution(rows, weight) if dims == 3 else rows, weight, None, *args, **kwargs)
 
-    result = folded(input, dims, convolved)
-    if isinstance(bias, Decomposed):
-        return with_bias(result, bias, (1,) * (dims - 1))
-    steps = () if bias is None else (constant_step(result, bias.reshape(-1, *(1,) * (dims - 1))),)
-    return Deferred(result, steps).pending()
+    return with_bias(Deferred(folded(input, dims, convolved)).pending(), bias, (1,) * (dims - 1))
 
 
 @cd_rule("convolution")

@@ -11,10 +11,8 @@ from xaikit.explainers.cd.decomposed import Decomposed, stand_ins
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.torch_ops import operation_name
 
-CASTS = ("to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda")
 
-
-@cd_rule(*CASTS)
+@cd_rule("to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda")
 def cast(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Another dtype or device; what is no longer a floating-point tensor is no longer decomposed."""
     args, kwargs = stand_ins(args), stand_ins(kwargs)  # which only lend dtype and device
