@@ -32,10 +32,9 @@ def add_constant(
         x = x.like(x.parts.to(torch.result_type(x.parts, constant)), x.share)
     ndim = max(x.dim(), constant.dim())
     shape = torch.broadcast_shapes(x.shape, constant.shape)
-    parts = x.aligned_parts(ndim)
-    if parts.shape[2:] != shape:
-        parts, may_overwrite = parts.expand(*parts.shape[:2], *shape), False
-    aligned = x if parts is x.parts else x.like(parts, x.aligned_share(ndim))
+    aligned = x.aligned(ndim)
+    if aligned.shape != shape:
+        aligned, may_overwrite = aligned.like(aligned.parts.expand(-1, -1, *shape)), False
     if x.dtype.is_complex:
         scaled: Any = aligned if scale is None else aligned * scale
         return _add_by_components(scaled, constant.to(x.dtype).expand(shape))

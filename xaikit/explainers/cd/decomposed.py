@@ -137,6 +137,10 @@ class Decomposed(torch.Tensor):
         """The share that goes with `aligned_parts`."""
         return self.share if shares.is_uniform(self.share) else shares.aligned(self.share, ndim)
 
+    def aligned(self, ndim: int) -> Decomposed:
+        """This value with dimensions of size 1 in front, up to `ndim`."""
+        return self if ndim <= self.dim() else self.like(self.aligned_parts(ndim), self.aligned_share(ndim))
+
     def is_view_of(self, source: Decomposed) -> Decomposed:
         """Note that this value shares memory with another, if it does, so that in-place ops on either reach both."""
         if memory_of(self.parts) == memory_of(source.parts):

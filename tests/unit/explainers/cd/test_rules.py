@@ -312,3 +312,15 @@ def test_products_of_matrices_whose_rows_are_not_those_of_the_result(n):
     assert bool(result.irrelevant[0].any()) is (n > 1)
     assert not result.relevant[1].any()
     assert not result.irrelevant[2].any()
+
+
+@pytest.mark.parametrize("name", ["hstack", "vstack", "dstack"])
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (2, 3, 4)])
+def test_joins_of_few_dimensions(name, shape):
+    class Net(nn.Module):
+        def forward(self, x):
+            return getattr(torch, name)([x[0], 2 * x[0]]).reshape(1, -1)
+
+    x = torch.linspace(-1, 1, 24, dtype=torch.float64)[: torch.Size(shape).numel()].reshape(1, *shape)
+    mask = (x > 0.1).double()
+    torch.testing.assert_close(decompose(Net(), x, mask).relevant[0], Net()(mask * x))

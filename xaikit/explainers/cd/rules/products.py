@@ -88,9 +88,8 @@ def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = No
         return torch.div(on_total(input), on_total(other), rounding_mode=rounding_mode)
     if not isinstance(input, Decomposed):
         ndim = max(input.dim() if isinstance(input, Tensor) else 0, other.dim())
-        value, share = input / other.total, other.aligned_share(ndim)
-        aligned = other.like(other.aligned_parts(ndim), share)
-        return aligned.like(fractions(aligned) * value, share)
+        aligned = other.aligned(ndim)
+        return aligned.like(fractions(aligned) * (input / other.total))
     if not isinstance(other, Tensor):
         return input.like(input.parts / other)
     return product(torch.div, input, on_total(other))
@@ -110,9 +109,6 @@ def matmul(function: Any, input: Any, other: Any, **kwargs: Any) -> Any:
 def _matmul_share(x: Any, y: Any) -> Tensor | None:
     """The share of x y: rows as in x, columns as in y."""
     ndim = max(x.dim(), y.dim())
-    values = [
-        shares.without_dim(value.aligned_share(ndim), dim)
-        for value, dim in ((x, -1), (y, -2))
-        if isinstance(value, Decomposed)
-    ]
-    return values[0] if len(values) == 1 or values[0] is values[1] else shares.merged(values[0], values[1], ndim)
+    operands = [(value, dim) for value, dim in ((x, -1), (y, -2)) if isinstance(value, Decomposed)]
+    first, *others = (shares.without_dim(value.aligned_share(ndim), dim) for value, dim in operands)
+    return shares.merged(first, others[0], ndim) if others else first

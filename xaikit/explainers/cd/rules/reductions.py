@@ -15,10 +15,8 @@ from xaikit.torch_ops import operation_name
 @cd_rule("sum", "mean", "nanmean", "nansum")
 def reduction(function: Any, input: Decomposed, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Decomposed:
     """The sum or mean over some dimensions, or over all."""
-    if dim is None or dim in ((), []):
-        dims = list(range(input.dim()))
-    else:
-        dims = [d % max(input.dim(), 1) for d in ((dim,) if isinstance(dim, int) else dim)]
+    dims = range(input.dim()) if dim is None or dim in ((), []) else (dim,) if isinstance(dim, int) else dim
+    dims = [d % max(input.dim(), 1) for d in dims]
     if not dims:
         return input
     share = input.share

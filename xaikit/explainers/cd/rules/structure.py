@@ -129,8 +129,8 @@ def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Any:
 def expand(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Decomposed:
     """Broadcast to a larger shape."""
     target = sizes_of(sizes or (kwargs.get("size"),))
-    parts = input.aligned_parts(len(target)).expand(-1, -1, *target)
-    return input.like(parts, input.aligned_share(len(target))).is_view_of(input)
+    aligned = input.aligned(len(target))
+    return aligned.like(aligned.parts.expand(-1, -1, *target)).is_view_of(input)
 
 
 @cd_rule("repeat_interleave")
@@ -261,12 +261,12 @@ def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
 def join(function: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     """Tensors side by side; a constant among them is split by the undecided share."""
     dim = kwargs.get("axis", dim)
-    pairs = [value for value in tensors if isinstance(value, Decomposed)]
     name = operation_name(function)
     if name in ("hstack", "vstack", "dstack"):
-        least = {"hstack": 1, "vstack": 2, "dstack": 3}[name]
-        tensors = [value.reshape(*[1] * (least - value.dim()), *value.shape) for value in tensors]
-        dim = {"hstack": 0 if pairs[0].dim() <= 1 else 1, "vstack": 0, "dstack": 2}[name]
+        at_least = {"hstack": torch.atleast_1d, "vstack": torch.atleast_2d, "dstack": torch.atleast_3d}[name]
+        tensors = [value.reshape(at_least(torch.empty(value.shape, device="meta")).shape) for value in tensors]
+        dim = {"hstack": min(tensors[0].dim(), 2) - 1, "vstack": 0, "dstack": 2}[name]
+    pairs = [value for value in tensors if isinstance(value, Decomposed)]
     joint = torch.stack if name == "stack" else torch.cat
     if joint is torch.cat:  # torch lets an empty vector stand among tensors of any rank
         tensors = [value for value in tensors if value.shape != (0,)]
