@@ -99,6 +99,8 @@ LINEAR = {
     "tile and triangles": (MATRIX, lambda x: torch.triu(x, diagonal=1).tile(1, 2) + x.repeat(1, 1, 2)),
     "take": (ROW, each_row(lambda row: torch.take(row, torch.tensor([0, 5])))),
     "take_along_dim": (ROW, lambda x: torch.take_along_dim(x, torch.tensor([[0, 3, 3]]), dim=1)),
+    "take_along_dim of one row": (ROW, lambda x: torch.take_along_dim(x[:, None], torch.tensor([[[0, 3], [1, 1]]]), 2)),
+    "take_along_dim of all": (ROW, each_row(lambda row: torch.take_along_dim(row.view(3, 4), torch.tensor([[7, 0]])))),
     "masked_select": (ROW, each_row(lambda row: torch.masked_select(row, C(12) > 0))),
     "scatter_add": (ROW, lambda x: zeros(x, 3).scatter_add(dim=1, index=GROUPS.expand(len(x), 12), src=x)),
     "scatter_reduce": (ROW, lambda x: zeros(x, 3).scatter_reduce(1, GROUPS.expand(len(x), 12), x, reduce="sum")),

@@ -105,11 +105,15 @@ def index_select(function: Any, input: Decomposed, dim: int, index: Tensor) -> D
 
 
 @cd_rule("gather", "take_along_dim")
-def gather(function: Any, input: Decomposed, dim: Any, index: Any = None, **kwargs: Any) -> Decomposed:
+def gather(function: Any, input: Any, dim: Any, index: Any = None, **kwargs: Any) -> Decomposed:
     """Entries at given indices, along one dimension."""
     if operation_name(function) == "take_along_dim":
-        dim, index = (kwargs["dim"] if index is None else index) % input.dim(), dim
-        index = index.expand([index.shape[d] if d == dim else input.shape[d] for d in range(input.dim())])
+        dim, index = kwargs.get("dim") if index is None else index, dim
+        if dim is None:
+            input, dim, index = input.reshape(-1), 0, index.flatten()
+        dim = dim % input.dim()
+        others = torch.broadcast_shapes(*((*value.shape[:dim], 1, *value.shape[dim + 1 :]) for value in (input, index)))
+        input, index = (value.expand(*others[:dim], value.shape[dim], *others[dim + 1 :]) for value in (input, index))
     dim = dim % input.dim()
     share = input.share
     if not shares.is_uniform(share) and share.shape[1 + dim] > 1:
