@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -134,6 +135,27 @@ class Chains:
         self._rows.clear()
 
 
+ROOMS = threading.local()  # of the backward pass that runs in this thread
+
+
+def room_for(like: Tensor, use: Any) -> Tensor | None:
+    """Memory in the form of a tensor, for what one step of a backward pass needs and the next one does not.
+
+    A changed copy of each weight, in memory that the system has to hand out anew, costs as much as a layer's pass. None
+    where a graph may keep the copy, and for tensors of another kind than a plain one.
+    """
+    rooms = getattr(ROOMS, "by_use", None)
+    plain = type(like) in (Tensor, torch.nn.Parameter) and like.device.type == "cpu" and like.layout == torch.strided
+    if rooms is None or torch.is_grad_enabled() or not plain or torch_private.is_batched(like):
+        return None
+    if not like.is_contiguous():  # a copy has the strides of the original
+        return None
+    room = rooms.get((use, like.dtype))
+    if room is None or len(room) < like.numel():
+        rooms[use, like.dtype] = room = torch.empty(like.numel(), dtype=like.dtype, device="cpu")
+    return room[: like.numel()].view(like.shape)
+
+
 class Flow:
     """Whether the backward pass that runs now carries relevance, and the tensors that it needs.
 
@@ -154,10 +176,11 @@ class Flow:
     def relevance(self) -> Iterator[None]:
         """Every backward pass inside carries relevance."""
         before, self.active = self.active, True
+        rooms, ROOMS.by_use = getattr(ROOMS, "by_use", None), {}
         try:
             yield
         finally:
-            self.active = before  # a pass that is computed again may lie inside another
+            self.active, ROOMS.by_use = before, rooms  # a pass that is computed again may lie inside another
 
     def save(self, x: Tensor | None) -> Saved:
         """Keep a tensor for the backward pass. It is copied only if `before_write` tells that it is about to change.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.explainers.lrp.flow import nonzero, per_unit, ratio, relevance_of
+from xaikit.explainers.lrp.flow import nonzero, per_unit, ratio, relevance_of, room_for
 from xaikit.explainers.lrp.layers import DIAGONAL, Operation, scaled
 
 Formula = Callable[..., Tensor]  # (hook, operation, x, y, R / y, W, factors of its output channels, b) -> R_in / x
@@ -39,10 +39,12 @@ def parameter(hook: Any, index: int, tensor: Tensor | None, name: str) -> Any:
     if keys is not None and name not in keys:
         return tensor
     modify = getattr(modifier, "modifier", modifier)
-    v = closure(modify) if inspect.isfunction(modify) else {}
-    if v.keys() == {"gamma", "min", "max"}:  # W + gamma * W+, in one pass less than zennit's
-        return torch.add(tensor, tensor.clamp(v["min"], v["max"]), alpha=v["gamma"])
-    return modify(tensor, name)
+    v = closure(modify) if inspect.isfunction(modify) and modify.__module__ == "zennit.rules" else {}
+    if v.keys() - {"gamma"} != {"min", "max"}:
+        return modify(tensor, name)
+    room = room_for(tensor, (name, index))
+    clamped = torch.clamp(tensor, v["min"], v["max"], out=room)
+    return torch.add(tensor, clamped, alpha=v["gamma"], out=room) if "gamma" in v else clamped
 
 
 def general(hook: Any, forward: Callable[[Tensor, int], Tensor], x: Tensor, relevance: Tensor) -> Tensor:
