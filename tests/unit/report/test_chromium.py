@@ -54,6 +54,15 @@ def small():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3))
 
 
+def until(page, condition):
+    """Wait until JavaScript is true. Playwright's own way evaluates a text in the page, which its policy forbids."""
+    for _ in range(400):
+        if page.evaluate(f"!!({condition})"):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never true: {condition}")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("runs"), small()
@@ -339,18 +348,18 @@ def drawn(page):
 
 def test_a_long_page_draws_what_is_near(long_page):
     page = long_page
-    page.wait_for_function("document.querySelectorAll('li.card').length > 10")
+    until(page, "document.querySelectorAll('li.card').length > 10")
     assert page.locator("li.card").count() < 180  # the others are made when the reader comes near
-    page.wait_for_function("document.querySelectorAll('li.card h3').length > 11")
+    until(page, "document.querySelectorAll('li.card h3').length > 11")
     assert drawn(page)[:12] == list(range(12))
     for _ in range(60):
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         if drawn(page)[-1] == 199:
             break
         page.wait_for_timeout(50)
-    page.wait_for_function("document.querySelector('li.card:last-child h3')")
+    until(page, "document.querySelector('li.card:last-child h3')")
     assert page.locator("li.card").last.locator(".bars th").first.inner_text()
-    page.wait_for_function("!document.querySelectorAll('li.card')[20].querySelector('h3')")
+    until(page, "!document.querySelectorAll('li.card')[20].querySelector('h3')")
     page.get_by_label("Order").select_option("score")
     scores = [float(card.get_attribute("data-score")) for card in page.locator("li.card").all()]
     assert scores == sorted(scores, reverse=True)
@@ -377,4 +386,4 @@ def test_a_long_page_is_printed_whole(long_page):
     assert long_page.locator("li.card h3").all_text_contents() == [f"sample {i}" for i in range(200)]
     assert long_page.locator("script").count() == 11  # the page's own, ten texts of 190 cards
     long_page.evaluate("dispatchEvent(new Event('afterprint'))")
-    long_page.wait_for_function("document.querySelectorAll('li.card h3').length < 100")
+    until(long_page, "document.querySelectorAll('li.card h3').length < 100")
